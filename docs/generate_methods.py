@@ -1,0 +1,144 @@
+"""Write one page for each registered attack into docs/methods, from its card and its docstring.
+
+python docs/generate_methods.py          write the pages
+python docs/generate_methods.py --check  exit with 1 if a page is missing, stale or left over
+"""
+
+from __future__ import annotations
+
+import inspect
+import re
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+from robustscope.attacks import ATTACKS, AttackCard
+from robustscope.contracts import checks_for
+from robustscope.contracts.explained import sections
+
+FOLDER = Path(__file__).resolve().parent / "methods"
+_NOTE = "<!-- Written by docs/generate_methods.py from the attack's card and docstring. Edit those instead. -->"
+_NAME = re.compile(r"^ {4}([a-z_][a-z_0-9]*(?:, [a-z_][a-z_0-9]*)*): (.*)$")
+
+
+def flat(text: str) -> str:
+    """Return a text on one line, with Sphinx roles and double back-ticks as Markdown code."""
+    line = " ".join(text.split())
+    line = re.sub(r":\w+:`~?([^`]+)`", r"`\1`", line)
+    return line.replace("``", "`")
+
+
+def prose(text: str) -> str:
+    """Return paragraphs of a docstring as Markdown, each on one line."""
+    blocks = [escape(flat(block)) for block in re.split(r"\n\s*\n", text.strip()) if block.strip()]
+    return "\n\n".join(block[0].upper() + block[1:] if block[1:2].islower() else block for block in blocks)
+
+
+def escape(text: str) -> str:
+    """Escape stars and underscores outside code: in docstrings they are multiplication and indices, never emphasis."""
+    parts = text.split("`")
+    return "`".join(re.sub(r"([*_])", r"\\\1", part) if i % 2 == 0 else part for i, part in enumerate(parts))
+
+
+def arguments(text: str) -> dict[str, str]:
+    """Return name -> meaning of an ``Args`` section."""
+    found: dict[str, str] = {}
+    names: list[str] = []
+    for line in text.splitlines():
+        if match := _NAME.match(line):
+            names = match[1].split(", ")
+            found.update(dict.fromkeys(names, match[2]))
+        elif line.strip():
+            found.update({name: f"{found[name]} {line.strip()}" for name in names})
+    return found
+
+
+def cell(text: str) -> str:
+    """Return a text that can stand in a table."""
+    return escape(flat(text)).replace("|", r"\|")
+
+
+def facts(card: AttackCard) -> str:
+    """Return what the card says, as a table."""
+    forward, backward = card.cost(card.resolve())
+    rows = {
+        "Needs of the model": card.access,
+        "Aim": card.aim,
+        "Norms": ", ".join(card.norms),
+        "Goals": ", ".join(card.goals),
+        "Random": "yes, from draws that belong to the samples" if card.stochastic else "no",
+        "Cost with defaults": f"at most {forward} forward and {backward} backward rows for each sample",
+        "Version": str(card.version),
+        "Source": card.source,
+        "Contract": f"{len(checks_for(card))} checks in each norm: `robustscope check {card.name}`",
+    }
+    if card.floor:
+        rows["Noise floor"] = "yes: what anything called an attack must beat"
+    return "\n".join(["| | |", "| --- | --- |", *(f"| {name} | {cell(text)} |" for name, text in rows.items())])
+
+
+def page(card: AttackCard) -> str:
+    """Return the page of one attack."""
+    parts = sections(inspect.getdoc(card.function) or "")
+    meaning = arguments(parts.get("Args", ""))
+    module = card.function.__module__.replace(".", "/")
+    blocks = [f"# {card.name}", _NOTE, prose(parts[""]), facts(card), "## Parameters"]
+    if card.parameters:
+        rows = [
+            f"| `{name}` | `{parameter.default!r}` | {cell(meaning.get(name, ''))} |"
+            for name, parameter in card.parameters.items()
+        ]
+        blocks.append("\n".join(["| Name | Default | Meaning |", "| --- | --- | --- |", *rows]))
+    else:
+        blocks.append("None.")
+    for title in ("Returns", "Departures"):
+        if parts.get(title, "").strip():
+            blocks += [f"## {title}", prose(parts[title])]
+    if card.known_failures:
+        rows = [f"- `{name}`: {escape(flat(reason))}." for name, reason in card.known_failures.items()]
+        blocks += ["## Known failures of the contract", "\n".join(rows)]
+    blocks += ["## Code and citation", f"[{module}.py](../../src/{module}.py); `robustscope cite {card.name}`"]
+    return "\n\n".join(blocks) + "\n"
+
+
+def index() -> str:
+    """Return the table of all attacks."""
+    rows = [
+        f"| [{card.name}]({card.name}.md) | {card.access} | {', '.join(card.norms)} | {cell(card.summary())} |"
+        for card in ATTACKS
+    ]
+    head = ["| Attack | Needs | Norms | What it does |", "| --- | --- | --- | --- |"]
+    return "\n\n".join(["# Attacks", _NOTE, "\n".join([*head, *rows])]) + "\n"
+
+
+def pages() -> Mapping[str, str]:
+    """Return file name -> content of every page."""
+    return {"README.md": index(), **{f"{card.name}.md": page(card) for card in ATTACKS}}
+
+
+def stale(folder: Path = FOLDER) -> list[str]:
+    """Return the names of pages that are missing, differ, or belong to no attack."""
+    wanted = pages()
+    found = {path.name: path.read_text(encoding="utf-8") for path in folder.glob("*.md")}
+    return sorted(name for name in {**wanted, **found} if wanted.get(name) != found.get(name))
+
+
+def main(arguments: list[str]) -> int:
+    """Write the pages, or check them."""
+    if arguments == ["--check"]:
+        names = stale()
+        sys.stdout.write(f"stale: {', '.join(names)}\n" if names else "all pages are up to date\n")
+        return 1 if names else 0
+    FOLDER.mkdir(exist_ok=True)
+    wanted = pages()
+    for path in FOLDER.glob("*.md"):
+        if path.name not in wanted:
+            path.unlink()
+    for name, text in wanted.items():
+        (FOLDER / name).write_text(text, encoding="utf-8")
+    sys.stdout.write(f"wrote {len(wanted)} pages\n")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

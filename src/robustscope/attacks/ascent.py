@@ -1,0 +1,149 @@
+"""Projected steepest ascent with an active set: the loop that FGSM's descendants share."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from robustscope.core.types import AttackResult, ThreatModel
+from robustscope.geometry import balls
+from robustscope.geometry.losses import Objective
+from robustscope.geometry.rules import is_adversarial
+from robustscope.models.classifier import Classifier
+
+
+@dataclass(frozen=True)
+class Goal:
+    """What is ascended, and for which labels.
+
+    Args:
+        loss: objective ``(logits, y, targets) -> (B,)``.
+        y: int64 (B,), true classes.
+        targets: int64 (B,), classes to reach, or None.
+    """
+
+    loss: Objective
+    y: Tensor
+    targets: Tensor | None = None
+
+    def select(self, keep: Tensor) -> Goal:
+        """Return the goal of the samples that ``keep`` picks."""
+        return Goal(self.loss, self.y[keep], None if self.targets is None else self.targets[keep])
+
+    def scores(self, logits: Tensor, rows: Tensor) -> Tensor:
+        """Return the loss of the samples ``rows``."""
+        return self.loss(logits, self.y[rows], None if self.targets is None else self.targets[rows])
+
+    def reached(self, logits: Tensor) -> Tensor:
+        """Tell which samples are adversarial already: bool (B,)."""
+        return is_adversarial(logits, self.y, self.targets)
+
+
+def ascend(
+    model: Classifier,
+    x: Tensor,
+    threat: ThreatModel,
+    goal: Goal,
+    start: Tensor,
+    *,
+    steps: int,
+    relative_step_size: float,
+    sparse_fraction: float = 0.01,
+    trace: bool = False,
+) -> AttackResult:
+    """Ascend the loss by steepest steps, projecting on the threat set after each.
+
+    A sample leaves the batch at the first iterate that is adversarial; the survivors are packed together again, so
+    that the model always sees full batches of ``model.batch_size`` rows. Of samples that are never solved the last
+    iterate is returned. The last step is followed by one more forward pass, so the last iterate is judged too.
+
+    Args:
+        model: the classifier under attack.
+        x: (B, *S), clean inputs.
+        threat: the threat set around ``x``.
+        goal: loss and labels.
+        start: (B, *S), first iterates, inside the threat set.
+        steps: number of steps.
+        relative_step_size: step size as a fraction of epsilon.
+        sparse_fraction: share of the input values that an l1 step moves.
+        trace: whether to record the loss of every iterate.
+
+    Returns:
+        The result; ``trace`` has shape (B, steps + 1), with NaN after a sample has left.
+    """
+    batch = len(x)
+    x_adv = start.clone()
+    forward, backward = (torch.zeros(batch, dtype=torch.int64, device=x.device) for _ in range(2))
+    losses = x.new_full((batch, steps + 1), float("nan")) if trace else None
+    active = torch.arange(batch, device=x.device)
+    centre, current = x, start
+    box = balls.corners(threat, x) if threat.norm == "linf" else None
+    for step in range(steps + 1):
+        if not len(active):
+            break
+        if step < steps:
+            values, gradients, logits = model.gradient(goal.scores, current)
+            backward[active] += 1
+        else:
+            logits = model.logits(current)
+        forward[active] += 1
+        if losses is not None:
+            rows = torch.arange(len(active), device=x.device)
+            losses[active, step] = values if step < steps else goal.scores(logits, rows)
+        solved = goal.reached(logits)
+        if step == steps:
+            break
+        # Step first, pack after: one tensor fewer to pack than the other way round.
+        moved = _step(threat, centre, box, current, gradients, relative_step_size, sparse_fraction)
+        if solved.any():
+            x_adv[active[solved]] = current[solved]
+            keep = (~solved).nonzero()[:, 0]
+            active, moved = active[keep], moved[keep]
+            threat, goal = threat.select(keep), goal.select(keep)
+            if box is None:
+                centre = centre[keep]
+            else:
+                box = (box[0][keep], box[1][keep])
+        current = moved
+    x_adv[active] = current
+    return AttackResult(x_adv, forward, backward, losses)
+
+
+def _step(
+    threat: ThreatModel,
+    x: Tensor,
+    box: tuple[Tensor, Tensor] | None,
+    current: Tensor,
+    gradients: Tensor,
+    relative_step_size: float,
+    fraction: float,
+) -> Tensor:
+    """Return the next iterate: one steepest step, then the exact projection (onto ``box`` where the set is one)."""
+    size = (threat.radius(current) * relative_step_size).reshape(-1, *([1] * (x.dim() - 1)))
+    if box is not None:
+        moved = balls.steepest("linf", gradients)
+        return torch.addcmul(current, moved, size, out=moved).clamp_(*box)
+    if threat.norm != "l1":
+        return balls.project(threat, x, torch.addcmul(current, balls.steepest(threat.norm, gradients), size))
+    lower, upper = threat.bounds
+    movable = torch.where(gradients > 0, current < upper, current > lower)
+    count = max(1, round(fraction * x[0].numel())) if len(x) else 1
+    return balls.project(threat, x, current + balls.steepest("l1", gradients, movable, count) * size)
+
+
+def merge(first: AttackResult | None, second: AttackResult, rows: Tensor, better: Tensor) -> AttackResult:
+    """Add a further restart of the samples ``rows`` to a result; its examples replace those that ``better`` marks."""
+    if first is None:
+        return second
+    x_adv, forward, backward = first.x_adv.clone(), first.forward.clone(), first.backward.clone()
+    x_adv[rows[better]] = second.x_adv[better]
+    forward[rows] += second.forward
+    backward[rows] += second.backward
+    trace = None
+    if first.trace is not None and second.trace is not None:
+        later = first.trace.new_full((len(first.trace), second.trace.shape[1]), float("nan"))
+        later[rows] = second.trace
+        trace = torch.cat([first.trace, later], 1)
+    return AttackResult(x_adv, forward, backward, trace)

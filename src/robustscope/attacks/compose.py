@@ -1,0 +1,203 @@
+"""Several attacks on the same samples: one public door, and the worst case per sample."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from robustscope.attacks.cards import ATTACKS, AttackCard
+from robustscope.attacks.verify import Verdict, verify
+from robustscope.core.draws import Draws
+from robustscope.core.errors import InvalidType, InvalidValue
+from robustscope.core.types import AttackResult, ThreatModel
+from robustscope.models.classifier import Classifier
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What an attack returned and what the judge says of it."""
+
+    result: AttackResult
+    verdict: Verdict
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """One attack with its hyper-parameters against one threat model."""
+
+    attack: str
+    threat: ThreatModel
+    parameters: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Step:
+    """One attempt of a cascade: which rows it attacked, and the outcome or the error."""
+
+    rows: Tensor
+    outcome: Outcome | None
+    error: Exception | None = None
+
+
+def attack(
+    name: str | AttackCard,
+    model: Classifier,
+    x: Tensor,
+    y: Tensor,
+    threat: ThreatModel | str,
+    *,
+    targets: Tensor | None = None,
+    draws: Draws | None = None,
+    seed: int = 0,
+    **parameters: Any,
+) -> Outcome:
+    """Run one attack on one batch and judge what it returns.
+
+    Args:
+        name: registered name, or a card.
+        model: classifier under attack.
+        x: (B, *S), clean inputs inside the bounds.
+        y: int64 (B,), true classes.
+        threat: threat model, or a text such as "linf:8/255" in the bounds of the model.
+        targets: int64 (B,), classes to reach; None attacks untargeted.
+        draws: random numbers; None numbers the samples 0 to B - 1 under ``seed``.
+        seed: used when ``draws`` is None.
+        **parameters: hyper-parameters of the attack, checked against its card.
+
+    Returns:
+        The attack's result and the verdict on it.
+
+    Raises:
+        InvalidValue, InvalidType, UnknownName: for arguments that the card does not allow.
+        ConstraintViolated: if the attack left its threat set.
+        ModelError: if the model's outputs or gradients cannot be used.
+
+    Example:
+        >>> import torch
+        >>> model = Classifier(torch.nn.Linear(4, 3).eval())
+        >>> outcome = attack("fgsm", model, torch.rand(5, 4), torch.zeros(5, dtype=torch.int64), "linf:0.3")
+        >>> outcome.verdict.success.shape
+        torch.Size([5])
+    """
+    card = name if isinstance(name, AttackCard) else ATTACKS[name]
+    for what, value, wanted, remedy in (
+        ("model", model, Classifier, "Wrap the network: Classifier(module.eval())."),
+        ("threat", threat, (ThreatModel, str), "Write e.g. 'linf:8/255' or ThreatModel('linf', 0.1)."),
+        ("draws", draws, (Draws, type(None)), "Leave them out and say seed=, or write Draws(seed, sample_ids)."),
+    ):
+        if not isinstance(value, wanted):
+            names = " or ".join(kind.__name__ for kind in (wanted if isinstance(wanted, tuple) else (wanted,)))
+            raise InvalidType(f"{what} of type {type(value).__name__} was given", f"{names} is allowed", remedy)
+    threat = ThreatModel.parse(threat, model.bounds) if isinstance(threat, str) else threat
+    if threat.bounds != model.bounds:
+        raise InvalidValue(
+            f"the threat model has bounds {tuple(threat.bounds)} and the classifier {tuple(model.bounds)}",
+            "equal bounds are allowed",
+            "Build both with the valid range of the inputs.",
+        )
+    card.check(threat, targets)
+    resolved = card.resolve(parameters)
+    model.check_inputs(x, y)
+    threat.radius(x)
+    check_classes(model, x, "labels", y)
+    if targets is not None:
+        check_classes(model, x, "targets", targets)
+    draws = (draws or Draws(seed, tuple(range(len(x))))).within(card.name)
+    if len(draws.ids) != len(x):
+        raise InvalidValue(
+            f"draws of {len(draws.ids)} samples were given for {len(x)} inputs",
+            "one sample id for each input is allowed",
+            "Select the draws of these samples: draws.select(rows).",
+        )
+    result = card.function(model, x, y, threat, draws=draws, targets=targets, **resolved)
+    return Outcome(result, verify(model, x, y, threat, result, targets))
+
+
+def check_classes(model: Classifier, x: Tensor, name: str, classes: Tensor) -> None:
+    """Refuse labels or targets that are not one class of the model for each input.
+
+    Raises:
+        InvalidType: if they are not int64.
+        InvalidValue: for another length, or a class that the model does not have.
+    """
+    if not isinstance(classes, Tensor) or classes.dtype != torch.int64:
+        given = classes.dtype if isinstance(classes, Tensor) else type(classes).__name__
+        raise InvalidType(f"{name} of type {given} were given", "int64 is allowed", f"Write {name}.long().")
+    if classes.shape != x.shape[:1]:
+        raise InvalidValue(
+            f"{name} of shape {tuple(classes.shape)} were given for {len(x)} inputs",
+            f"shape ({len(x)},) is allowed",
+            "Give one class index for each input.",
+        )
+    if not len(x):
+        return
+    known, low, high = model.classes(x), int(classes.min()), int(classes.max())
+    if low < 0 or high >= known:
+        raise InvalidValue(
+            f"{name} from {low} to {high} were given",
+            f"0 to {known - 1} are allowed for a model of {known} classes",
+            "Number the classes from 0 in the model's order.",
+        )
+
+
+def cascade(
+    model: Classifier, x: Tensor, y: Tensor, attempts: Sequence[Attempt], draws: Draws, attempted: Tensor
+) -> Iterator[Step]:
+    """Run attempts in order, each on the rows that none before it has broken.
+
+    An attempt that raises yields a step with the error; its rows stay unbroken and go on to the next attempt, so that
+    an error is never counted as robustness nor hides what another attack can do.
+
+    Args:
+        model: classifier under attack.
+        x: (B, *S), clean inputs.
+        y: int64 (B,), true classes.
+        attempts: attacks in order, usually from cheap to expensive.
+        draws: random numbers of these samples; every attempt draws in a scope named by its attack alone, so that
+            results do not depend on the other attempts.
+        attempted: bool (B,), rows to attack; usually those classified correctly.
+
+    Yields:
+        One step for each attempt.
+    """
+    remaining = attempted.nonzero()[:, 0]
+    for attempt in attempts:
+        rows = remaining
+        if not len(rows):
+            yield Step(rows, None)
+            continue
+        try:
+            outcome = attack(
+                attempt.attack,
+                model,
+                x[rows],
+                y[rows],
+                attempt.threat.select(rows),
+                draws=draws.select(rows),
+                **attempt.parameters,
+            )
+        except Exception as error:  # every failure becomes an error row; see above
+            yield Step(rows, None, error)
+            continue
+        remaining = rows[~outcome.verdict.success]
+        yield Step(rows, outcome)
+
+
+def worst_case(model: Classifier, x: Tensor, y: Tensor, attempts: Sequence[Attempt], draws: Draws) -> Tensor:
+    """Tell for each sample whether it is classified correctly and no attempt breaks it: bool (B,).
+
+    Raises:
+        Exception: whatever an attempt raises; a failed attack is not robustness.
+    """
+    robust = model.logits(x).argmax(1) == y
+    for step in cascade(model, x, y, attempts, draws, robust):
+        if step.error is not None:
+            raise step.error
+        if step.outcome is not None:
+            robust = robust.clone()
+            robust[step.rows[step.outcome.verdict.success]] = False
+    return robust

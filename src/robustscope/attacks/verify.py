@@ -1,0 +1,114 @@
+"""The judge: success is decided here, from the returned examples alone, and nowhere else."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from robustscope.core.errors import ConstraintViolated
+from robustscope.core.types import AttackResult, Bounds, ThreatModel
+from robustscope.geometry import balls
+from robustscope.geometry.losses import margin
+from robustscope.geometry.rules import is_adversarial
+from robustscope.models.classifier import Classifier
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What a fresh forward pass says of each example; all tensors have shape (B,).
+
+    Args:
+        success: bool, adversarial by the rule of ``geometry.rules``.
+        distance: float64, from the clean input, in the norm of the threat model.
+        prediction: int64, predicted class of the example.
+        confidence: softmax probability of the prediction.
+        margin: true logit minus the largest other; negative when misclassified.
+        survives_8bit: bool, whether the example is still adversarial after rounding to 256 levels of the bounds;
+            False where it is not adversarial to begin with.
+    """
+
+    success: Tensor
+    distance: Tensor
+    prediction: Tensor
+    confidence: Tensor
+    margin: Tensor
+    survives_8bit: Tensor
+
+
+def verify(
+    model: Classifier, x: Tensor, y: Tensor, threat: ThreatModel, result: AttackResult, targets: Tensor | None = None
+) -> Verdict:
+    """Recompute prediction, distance and membership of every returned example.
+
+    The rows spent here are not the attack's: they are not in ``result`` but pass the model's ledger.
+
+    Args:
+        model: the classifier.
+        x: (B, *S), clean inputs.
+        y: int64 (B,), true classes.
+        threat: norm, radius, bounds.
+        result: what the attack returned.
+        targets: int64 (B,), classes that were to be reached, or None.
+
+    Raises:
+        ConstraintViolated: if an example has another form than ``x``, is not finite, or lies outside the threat set.
+    """
+    x_adv = result.x_adv
+    check_form(x, x_adv)
+    inside = balls.contains(threat, x, x_adv)
+    distance = balls.distance(threat.norm, x, x_adv)
+    if not inside.all():
+        outside = (~inside).nonzero()[:, 0]
+        first = int(outside[0])
+        raise ConstraintViolated(
+            f"{len(outside)} of {len(x)} examples left the threat set; row {first} is at {threat.norm} distance "
+            f"{distance[first].item():.9g}, values in [{x_adv[first].min().item():.9g}, {x_adv[first].max().item():.9g}]",
+            f"distance <= {threat.radius(x)[first].item():.9g} inside bounds {tuple(threat.bounds)} is allowed",
+            "This is a bug of the attack: project its result on the threat set.",
+        )
+    logits = model.logits(x_adv)
+    success = is_adversarial(logits, y, targets)
+    probabilities = logits.softmax(1)
+    prediction = logits.argmax(1)
+    survives = torch.zeros_like(success)
+    if success.any():
+        rounded = round_to_8_bits(x_adv[success], threat.bounds)
+        goals = None if targets is None else targets[success]
+        survives[success] = is_adversarial(model.logits(rounded), y[success], goals)
+    return Verdict(
+        success, distance, prediction, probabilities.gather(1, prediction[:, None])[:, 0], margin(logits, y), survives
+    )
+
+
+def check_form(x: Tensor, x_adv: Tensor) -> None:
+    """Refuse examples whose shape, dtype or device differs from the inputs', or that carry a graph or NaN.
+
+    Raises:
+        ConstraintViolated: saying what differs.
+    """
+    given = None
+    if x_adv.shape != x.shape:
+        given = f"examples of shape {tuple(x_adv.shape)} for inputs of shape {tuple(x.shape)}"
+    elif x_adv.dtype != x.dtype or x_adv.device != x.device:
+        given = f"examples of {x_adv.dtype} on {x_adv.device} for inputs of {x.dtype} on {x.device}"
+    elif x_adv.requires_grad:
+        given = "examples that carry a graph"
+    elif not torch.isfinite(x_adv).all():
+        given = "examples with NaN or infinite values"
+    if given:
+        raise ConstraintViolated(
+            f"the attack returned {given}", "the form of the inputs is allowed", "This is a bug of the attack."
+        )
+
+
+def round_to_8_bits(x: Tensor, bounds: Bounds) -> Tensor:
+    """Return ``x`` rounded to the nearest of 256 equal levels of the bounds.
+
+    Example:
+        >>> round_to_8_bits(torch.tensor([0.0021]), Bounds(0.0, 1.0)) * 255
+        tensor([1.])
+    """
+    width = bounds.upper - bounds.lower
+    return ((x - bounds.lower) / width * 255).round() / 255 * width + bounds.lower

@@ -1,0 +1,66 @@
+"""``robustscope list``: what is registered."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from cyclopts import Parameter
+from rich.box import SIMPLE_HEAD
+from rich.table import Table
+from rich.text import Text
+
+from robustscope.cli.common import Json, emit, out
+
+_SHOWN = ("name", "form", "example", "norms", "access", "attacks", "summary")
+
+
+def command(
+    kind: Annotated[Literal["all", "attacks", "suites", "data", "models"], Parameter(help="What to list.")] = "all",
+    /,
+    *,
+    json: Json = False,
+) -> int:
+    """List attacks, suites, and the sources of data and models.
+
+    The tables are short; --json also says goals, aim, version and source of every method.
+    """
+    from robustscope.attacks import ATTACKS
+    from robustscope.data.datasets import SOURCES
+    from robustscope.models.loading import LOADERS
+    from robustscope.runs.plan import known_suites
+
+    listing = {
+        "attacks": [
+            {
+                "name": card.name,
+                "access": card.access,
+                "aim": card.aim,
+                "norms": list(card.norms),
+                "goals": list(card.goals),
+                "version": card.version,
+                "source": card.source,
+                "summary": card.summary(),
+            }
+            for card in ATTACKS
+        ],
+        "suites": [{"name": name, "attacks": attacks} for name, attacks in known_suites().items()],
+        "data": [
+            {"name": card.name, "example": card.example, "summary": card.summary(), "source": card.source}
+            for card in SOURCES
+        ],
+        "models": [
+            {"name": card.name, "form": card.form, "summary": card.summary(), "source": card.source} for card in LOADERS
+        ],
+    }
+    chosen = listing if kind == "all" else {kind: listing[kind]}
+    if json:
+        emit(chosen)
+        return 0
+    for title, rows in chosen.items():
+        columns = [name for name in rows[0] if name in _SHOWN]
+        table = Table(*columns, title=title, title_justify="left", box=SIMPLE_HEAD)
+        for row in rows:
+            cells = (", ".join(value) if isinstance(value, list) else str(value) for value in map(row.get, columns))
+            table.add_row(*map(Text, cells))
+        out.print(table)
+    return 0

@@ -1,0 +1,40 @@
+"""``robustscope verify``: recompute a run's claims from its evidence."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from cyclopts import Parameter
+
+from robustscope.cli.common import Json, Run, Whole, emit, out
+from robustscope.core.errors import InvalidValue
+
+
+def command(
+    run: Run, /, *, show: Annotated[Whole, Parameter(help="Failing rows to print, at most.")] = 20, json: Json = False
+) -> int:
+    """Recompute every claim of a run from models, data and stored examples; exit code 1 if one does not hold."""
+    from robustscope.runs.evidence import verify_run
+
+    if show < 0:
+        raise InvalidValue(f"--show={show} was given", "0 or more is allowed", "Write e.g. --show 100.")
+    check = verify_run(run)
+    if json:
+        emit(
+            {
+                "plan_id": check.plan_id,
+                "claims": check.claims,
+                "confirmed": check.confirmed,
+                "marginal": check.marginal,
+                "failures": check.failures.to_dict("records"),
+            }
+        )
+    else:
+        out.print(f"run {check.plan_id}: {check.confirmed} of {check.claims} claims confirmed")
+        if check.marginal:
+            out.print(f"{check.marginal} of them hang on logits that tie to within rounding")
+        for row in check.failures.head(show).to_dict("records"):
+            out.print("shard {shard} cell {cell} sample {sample}: {problem}".format_map(row), markup=False)
+        if len(check.failures) > show:
+            out.print(f"... and {len(check.failures) - show} more (see --show, --json)")
+    return 1 if len(check.failures) else 0

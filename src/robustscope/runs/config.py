@@ -1,0 +1,269 @@
+"""What a user asks for: the same dataclasses behind the TOML file, the command line and Python. No torch here."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import tomllib
+import types
+import typing
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, cast, get_args, get_origin
+
+from robustscope.core.errors import BadFile, InvalidType, InvalidValue, MissingFile, UnknownName, did_you_mean
+
+DEFAULT_THREAT = "linf:8/255"
+MOST_THREADS = 1024
+
+
+@dataclass(frozen=True)
+class ModelSpec:
+    """Where a model comes from.
+
+    Args:
+        source: "net.json", "file.py:make_model", "net.pt2", "net.onnx", "timm:NAME", "hf:NAME", "robustbench:NAME".
+        name: name in tables and reports; derived from the source when left out.
+        weights: a safetensors or weights-only checkpoint for sources that take one.
+        mean, std: per-channel normalisation done before the model; read from the source where it knows them.
+        bounds: valid range of the inputs before normalisation.
+        allow_probabilities: accept a model whose outputs look like softmax probabilities.
+    """
+
+    source: str
+    name: str | None = None
+    weights: str | None = None
+    mean: tuple[float, ...] | None = None
+    std: tuple[float, ...] | None = None
+    bounds: tuple[float, float] | None = None
+    allow_probabilities: bool = False
+
+    def __post_init__(self) -> None:
+        conform(self)
+        if self.name is not None and not (self.name.strip() and self.name.isprintable()):
+            raise InvalidValue(
+                f"the model name {self.name!r} was given",
+                "printable characters, at least one, are allowed",
+                "Give a short name; it stands in every table.",
+            )
+
+
+@dataclass(frozen=True)
+class AttackSpec:
+    """An attack with the hyper-parameters that differ from its defaults."""
+
+    name: str
+    parameters: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        conform(self)
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How an evaluation is carried out; the defaults of the command line and of the TOML file.
+
+    Args:
+        samples: "all", a number for a seeded random subset stratified by class, "0:500" for a range of sample ids, or
+            "ids:3,5,8". Empty means 1000, or all if there are fewer. A number may also be an integer.
+        suite: named suite of attacks, or the name of one attack.
+        curve: factors of epsilon at which accuracy is measured too, for the accuracy-against-epsilon curve; empty
+            measures at the threat models alone.
+        seed: seed of every random number.
+        shard_size: samples in a shard, the unit that is stored, resumed and handed to workers.
+        batch_size: most rows sent through the model at once.
+        threads: torch threads of each worker. Part of the plan, for it changes the last bits of a result.
+        device: torch device, such as "cpu" or "cuda".
+    """
+
+    samples: str | int = ""
+    suite: str = "baseline"
+    curve: tuple[float, ...] = (0.25, 0.5, 2.0)
+    seed: int = 0
+    shard_size: int = 256
+    batch_size: int = 128
+    threads: int = 1
+    device: str = "cpu"
+
+    def __post_init__(self) -> None:
+        conform(self)
+        object.__setattr__(self, "samples", str(self.samples))
+        for name, most in (("shard_size", None), ("batch_size", None), ("threads", MOST_THREADS)):
+            value = getattr(self, name)
+            if value < 1 or (most is not None and value > most):
+                raise InvalidValue(
+                    f"{name}={value} was given",
+                    "an integer >= 1 is allowed" if most is None else f"an integer from 1 to {most} is allowed",
+                    f"Correct {name}; its default is {getattr(Settings, name)}.",
+                )
+        for factor in self.curve:
+            if not 0 < factor < math.inf:
+                raise InvalidValue(
+                    f"curve={self.curve} was given",
+                    "factors > 0 are allowed",
+                    "Write factors of epsilon, e.g. 0.5 and 2; radius 0 is always measured.",
+                )
+
+
+@dataclass(frozen=True)
+class Config:
+    """A whole evaluation as the user asked for it.
+
+    Args:
+        models: one or more models; all see the same samples.
+        data: data source, such as "digits", "mnist:FOLDER", "cifar10:FILE", "folder:PATH", "npz:FILE".
+        threats: threat models, such as "linf:8/255".
+        attacks: attacks instead of a suite, in order.
+        settings: everything else.
+    """
+
+    models: tuple[ModelSpec, ...]
+    data: str
+    threats: tuple[str, ...]
+    attacks: tuple[AttackSpec, ...] = ()
+    settings: Settings = field(default_factory=Settings)
+
+    def __post_init__(self) -> None:
+        conform(self)
+        for name, values in (("models", self.models), ("threats", self.threats)):
+            if not values:
+                raise InvalidValue(f"no {name} were given", f"one or more {name} are allowed", "Name at least one.")
+        if self.attacks and self.settings.suite != Settings.suite:
+            raise InvalidValue(
+                f"both attacks and suite={self.settings.suite!r} were given",
+                "one of them is allowed",
+                "Leave the suite out, or add its attacks to the others.",
+            )
+
+
+def load_config(path: str | Path) -> Config:
+    """Read a TOML file. Unknown keys, wrong types and missing keys are errors.
+
+    Raises:
+        MissingFile, BadFile: if there is no such file or it is not TOML.
+        UnknownName, InvalidType, InvalidValue: naming the key.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise MissingFile(f"the configuration {path} does not exist", "a TOML file is allowed", "Check the path.")
+    try:
+        raw = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise BadFile(f"{path} is not TOML ({error})", "a TOML file is allowed", "Correct that line.") from error
+    return config_from_dict(raw)
+
+
+def config_from_dict(raw: Mapping[str, Any]) -> Config:
+    """Build a configuration from plain data, as strictly as :func:`load_config`.
+
+    The settings may stand at the top level, beside ``models``, ``data``, ``threats`` and ``attacks``.
+    """
+    settings = {f.name for f in dataclasses.fields(Settings)}
+    own = {f.name for f in dataclasses.fields(Config)}
+    unknown = [key for key in raw if key not in settings | own]
+    if unknown:
+        raise UnknownName(f"the key {unknown[0]!r} was given", "", did_you_mean(unknown[0], settings | own))
+    nested = _value(Mapping[str, Any], raw.get("settings", {}), "settings")
+    doubled = [key for key in raw if key in nested]
+    if doubled:
+        raise InvalidValue(
+            f"the key {doubled[0]!r} was given at the top and under 'settings'",
+            "one of them is allowed",
+            "Remove one of the two.",
+        )
+    nested.update({key: value for key, value in raw.items() if key in settings})
+    body = {key: value for key, value in raw.items() if key in own}
+    return _build(Config, {**body, "settings": nested}, "")
+
+
+def to_dict(config: Any) -> Any:
+    """Return nested dataclasses as plain JSON data."""
+    if dataclasses.is_dataclass(config) and not isinstance(config, type):
+        return {f.name: to_dict(getattr(config, f.name)) for f in dataclasses.fields(config)}
+    if isinstance(config, (list, tuple)):
+        return [to_dict(item) for item in config]
+    return dict(config) if isinstance(config, Mapping) else config
+
+
+def conform(spec: Any) -> None:
+    """Check each field of a configuration dataclass against its annotation; lists become tuples, integers floats.
+
+    Raises:
+        InvalidType: naming the field and what it wants.
+    """
+    for name, hint in typing.get_type_hints(type(spec)).items():
+        object.__setattr__(spec, name, _value(hint, getattr(spec, name), name))
+
+
+def _build(kind: Any, raw: Any, where: str) -> Any:
+    """Turn plain data into the dataclass ``kind``; ``where`` is the path of keys so far, for messages."""
+    if not isinstance(raw, Mapping):
+        raise InvalidType(
+            f"{where or 'the configuration'} is {raw!r}", "a table of keys is allowed", "Write it as a TOML table."
+        )
+    fields = {f.name: f for f in dataclasses.fields(kind)}
+    hints = typing.get_type_hints(kind)
+    for key in raw:
+        if key not in fields:
+            raise UnknownName(f"the key {_join(where, key)!r} was given", "", did_you_mean(str(key), fields))
+    for name, spec in fields.items():
+        required = spec.default is dataclasses.MISSING and spec.default_factory is dataclasses.MISSING
+        if required and name not in raw:
+            raise InvalidValue(
+                f"the key {_join(where, name)!r} is missing", "it has no default", "Add it to the configuration."
+            )
+    return kind(**{key: _value(hints[key], value, _join(where, key)) for key, value in raw.items()})
+
+
+def _value(hint: Any, value: Any, where: str) -> Any:
+    """Return ``value`` as the annotation wants it."""
+    origin, arguments = get_origin(hint), get_args(hint)
+    if origin in (types.UnionType, typing.Union):
+        if value is None and type(None) in arguments:
+            return None
+        kinds = [kind for kind in arguments if kind is not type(None)]
+        exact = [kind for kind in kinds if type(value) is kind]
+        return _value((exact or kinds)[0], value, where)
+    if origin is tuple:
+        if not isinstance(value, (list, tuple)):
+            raise _wrong(where, value, "a list", "Put it into [brackets].")
+        if arguments[-1] is not Ellipsis and len(value) != len(arguments):
+            raise _wrong(where, value, f"a list of {len(arguments)} values", "Give exactly so many.")
+        kind = arguments[0]
+        return tuple(_value(kind, item, f"{where}[{i}]") for i, item in enumerate(value))
+    if dataclasses.is_dataclass(hint):
+        return value if isinstance(value, cast(type, hint)) else _build(hint, value, where)
+    if origin is not None:  # Mapping[str, Any]
+        if not isinstance(value, Mapping):
+            raise _wrong(where, value, "a table of keys", "Write it as key = value pairs.")
+        return dict(value)
+    return _plain(hint, value, where)
+
+
+_PLAIN: dict[type, tuple[str, str]] = {
+    str: ("a text", "Write it in quotes."),
+    int: ("an integer", "Write a whole number, without quotes."),
+    float: ("a number", "Write a number, without quotes."),
+    bool: ("true or false", "Write true or false, without quotes."),
+}
+
+
+def _plain(kind: type, value: Any, where: str) -> Any:
+    """Return a text, number or flag; an integer will do for a float, and no flag passes for a number."""
+    allowed, remedy = _PLAIN[kind]
+    accepted = (int, float) if kind is float else (kind,)
+    if not isinstance(value, accepted) or (isinstance(value, bool) and kind is not bool):
+        raise _wrong(where, value, allowed, remedy)
+    try:
+        return kind(value)
+    except OverflowError:
+        raise _wrong(where, value, "a number that a float can hold", "Write a smaller one.") from None
+
+
+def _wrong(where: str, value: Any, allowed: str, remedy: str) -> InvalidType:
+    return InvalidType(f"{where}={value!r} was given", f"{allowed} is allowed", remedy)
+
+
+def _join(where: str, key: str) -> str:
+    return f"{where}.{key}" if where else key

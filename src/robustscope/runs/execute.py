@@ -1,0 +1,223 @@
+"""Execute a plan: run the shards that are missing, in any order, and store each whole. Execute decides nothing."""
+
+from __future__ import annotations
+
+import platform
+import sys
+import time
+import traceback
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor
+
+from robustscope import __version__
+from robustscope.attacks.compose import Attempt, Step, cascade
+from robustscope.core.draws import Draws
+from robustscope.core.errors import CorruptRun
+from robustscope.core.types import ThreatModel
+from robustscope.geometry.losses import margin
+from robustscope.models.classifier import Classifier
+from robustscope.runs.plan import Subjects
+from robustscope.runs.store import write_shard
+
+GALLERY = 8
+Entry = Mapping[str, Any]
+
+
+def check_subjects(plan: Mapping[str, Any], subjects: Subjects) -> None:
+    """Refuse models or data that are not the plan's.
+
+    Raises:
+        CorruptRun: naming what changed since the plan was made.
+    """
+    ids = sorted({i for shard in plan["shards"] for i in shard["ids"]})
+    pairs = [
+        (f"the model {entry['name']!r}", entry["fingerprint"], model.fingerprint)
+        for entry, model in zip(plan["models"], subjects.models, strict=True)
+    ]
+    if ids and max(ids) >= len(subjects.data):
+        pairs.append(("the data set", plan["data"]["fingerprint"], "of fewer samples"))
+    else:
+        first = [i for shard in plan["shards"] if shard["model"] == plan["models"][0]["name"] for i in shard["ids"]]
+        pairs.append(("the data set", plan["data"]["fingerprint"], subjects.data.fingerprint(first)))
+    for what, expected, found in pairs:
+        if expected != found:
+            raise CorruptRun(
+                f"{what} has changed since the plan was made (sha-256 {expected[:12]}, now {found[:12]})",
+                "the model and the data of the plan are allowed",
+                "Restore them, or evaluate into a new folder.",
+            )
+
+
+def run_shard(plan: Mapping[str, Any], index: int, subjects: Subjects, run: Path) -> dict[str, Any]:
+    """Run one shard and store it.
+
+    Args:
+        plan: the plan.
+        index: which shard.
+        subjects: models and data of the plan.
+        run: run folder.
+
+    Returns:
+        The record of the shard: seconds, rows, warnings.
+    """
+    shard = plan["shards"][index]
+    position = next(i for i, model in enumerate(plan["models"]) if model["name"] == shard["model"])
+    classifier = subjects.models[position].classifier
+    device = plan["request"]["settings"]["device"]
+    ids = list(shard["ids"])
+    x = subjects.data.read(ids).to(device)
+    y = torch.as_tensor(subjects.data.labels[ids], dtype=torch.int64, device=device)
+    classifier.ledger.reset()
+    began = time.perf_counter()
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        rows, evidence = attack_shard(plan, shard, classifier, x, y)
+    record = {
+        "index": index,
+        "seconds": round(time.perf_counter() - began, 3),
+        "forward": classifier.ledger.forward,
+        "backward": classifier.ledger.backward,
+        "warnings": sorted({f"{w.category.__name__}: {w.message}" for w in caught}),
+        "versions": versions(),
+        "device": describe_device(device),
+    }
+    write_shard(run, index, rows, evidence, record)
+    return record
+
+
+def attack_shard(
+    plan: Mapping[str, Any], shard: Mapping[str, Any], classifier: Classifier, x: Tensor, y: Tensor
+) -> tuple[pd.DataFrame, dict[str, np.ndarray]]:
+    """Run all cells of a shard and return its rows and its evidence."""
+    ids = np.asarray(shard["ids"], dtype=np.int64)
+    cells = [cell for cell in plan["cells"] if cell["model"] == shard["model"]]
+    try:
+        clean = _clean_columns(classifier, x, y)
+    except Exception as error:
+        return _failed(shard, cells, ids, y, error), {}
+    correct = torch.as_tensor(clean["clean_correct"].astype(bool), device=x.device)
+    draws = Draws(plan["seed"], tuple(ids.tolist()))
+    frames, evidence, shown = [], {}, []
+    for norm in dict.fromkeys(cell["norm"] for cell in cells):
+        group = [cell for cell in cells if cell["norm"] == norm]
+        attempts = [
+            Attempt(c["attack"], ThreatModel(norm, c["epsilon"], classifier.bounds), c["parameters"]) for c in group
+        ]
+        broken: dict[str, Any] = {"note": np.full(len(ids), "", dtype=object)}
+        broken["note"][~clean["clean_correct"]] = "misclassified"
+        for cell, step in zip(group, cascade(classifier, x, y, attempts, draws, correct), strict=True):
+            columns = _columns(len(ids), step, broken["note"])
+            frames.append(_frame(shard, cell, ids, y, {**columns, **clean}))
+            if step.outcome is not None:
+                found = step.rows[step.outcome.verdict.success]
+                where = found.cpu().numpy()
+                examples = step.outcome.result.x_adv[step.outcome.verdict.success]
+                if len(where):
+                    evidence[f"cell/{cell['index']}/x_adv"] = examples.cpu().numpy()
+                    evidence[f"cell/{cell['index']}/samples"] = ids[where]
+                    shown += where.tolist()
+                broken["note"][where] = f"broken earlier, in cell {cell['index']}"
+    gallery = list(dict.fromkeys(shown))[:GALLERY]
+    if gallery:
+        evidence["gallery/x"] = x[gallery].cpu().numpy()
+        evidence["gallery/samples"] = ids[gallery]
+    return pd.concat(frames, ignore_index=True), evidence
+
+
+def _clean_columns(classifier: Classifier, x: Tensor, y: Tensor) -> dict[str, np.ndarray]:
+    classifier.check_inputs(x, y)
+    logits = classifier.check_outputs(x, y)
+    predicted = logits.argmax(1)
+    confidence = logits.softmax(1).gather(1, predicted[:, None])[:, 0]
+    return {
+        "clean_correct": (predicted == y).cpu().numpy(),
+        "clean_prediction": predicted.cpu().numpy(),
+        "clean_confidence": confidence.double().cpu().numpy(),
+        "clean_margin": margin(logits, y).double().cpu().numpy(),
+    }
+
+
+def _columns(n: int, step: Step, notes: np.ndarray) -> dict[str, np.ndarray]:
+    """Return the columns of one cell: skipped rows, and what the step says of the others."""
+    columns: dict[str, np.ndarray] = {
+        "status": np.full(n, "skipped", dtype=object),
+        "note": notes.copy(),
+        "success": np.full(n, None, dtype=object),
+        "distance": np.full(n, np.nan),
+        "y_adv": np.full(n, -1, dtype=np.int64),
+        "adv_confidence": np.full(n, np.nan),
+        "adv_margin": np.full(n, np.nan),
+        "survives_8bit": np.full(n, None, dtype=object),
+        "forward": np.zeros(n, dtype=np.int64),
+        "backward": np.zeros(n, dtype=np.int64),
+    }
+    rows = step.rows.cpu().numpy()
+    if step.error is not None:
+        columns["status"][rows] = "error"
+        columns["note"][rows] = explain(step.error)
+    elif step.outcome is not None:
+        result, verdict = step.outcome.result, step.outcome.verdict
+        success = verdict.success.cpu().numpy()
+        columns["status"][rows] = "ok"
+        columns["success"][rows] = success
+        columns["distance"][rows] = verdict.distance.cpu().numpy()
+        columns["y_adv"][rows] = verdict.prediction.cpu().numpy()
+        columns["adv_confidence"][rows] = verdict.confidence.double().cpu().numpy()
+        columns["adv_margin"][rows] = verdict.margin.double().cpu().numpy()
+        columns["survives_8bit"][rows[success]] = verdict.survives_8bit.cpu().numpy()[success]
+        columns["forward"][rows] = result.forward.cpu().numpy()
+        columns["backward"][rows] = result.backward.cpu().numpy()
+    return columns
+
+
+def _frame(shard: Entry, cell: Entry, ids: np.ndarray, y: Tensor, columns: dict[str, np.ndarray]) -> pd.DataFrame:
+    head = {"shard": shard["index"], "cell": cell["index"], "sample": ids, "y": y.cpu().numpy()}
+    return pd.DataFrame({**head, **columns})
+
+
+def _failed(shard: Entry, cells: list[Entry], ids: np.ndarray, y: Tensor, error: Exception) -> pd.DataFrame:
+    """Return error rows for a shard whose clean pass failed."""
+    nothing = {
+        "clean_correct": np.full(len(ids), None, dtype=object),
+        "clean_prediction": np.full(len(ids), -1, dtype=np.int64),
+        "clean_confidence": np.full(len(ids), np.nan),
+        "clean_margin": np.full(len(ids), np.nan),
+    }
+    step = Step(torch.arange(len(ids)), None, error)
+    notes = np.full(len(ids), "", dtype=object)
+    return pd.concat(
+        [_frame(shard, cell, ids, y, {**_columns(len(ids), step, notes), **nothing}) for cell in cells],
+        ignore_index=True,
+    )
+
+
+def explain(error: Exception) -> str:
+    """Return an error as one line with the place where it was raised."""
+    frames = traceback.extract_tb(error.__traceback__)
+    where = f" ({Path(frames[-1].filename).name}:{frames[-1].lineno})" if len(frames) else ""
+    text = " ".join(str(error).split()) or "no message"
+    return f"{type(error).__name__}: {text}{where}"[:500]
+
+
+def versions() -> dict[str, str]:
+    """Return the versions that can change a float."""
+    return {
+        "robustscope": __version__,
+        "torch": torch.__version__,
+        "numpy": np.__version__,
+        "python": sys.version.split()[0],
+    }
+
+
+def describe_device(device: str) -> str:
+    """Return a device in words."""
+    if torch.device(device).type == "cuda":
+        return torch.cuda.get_device_name(torch.device(device))
+    return f"{device} ({platform.processor() or platform.machine()}, {torch.get_num_threads()} thread(s))"

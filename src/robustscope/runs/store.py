@@ -1,0 +1,339 @@
+"""The record of a run: a plan, write-once shards, evidence, and what truly ran. No torch here.
+
+Layout of a run folder::
+
+    plan.json                     what was asked, defaults filled in; its id names everything that can change a result
+    shards/00000.parquet          one row for each (cell, sample) of the shard
+    evidence/00000.safetensors    every adversarial example that supports a row, and some clean images to show
+    record.json                   versions, device, seconds, warnings; written when all shards are there
+
+A shard exists if and only if its Parquet file exists: evidence is written before it, and both are written to a
+``.part`` file, flushed to the disk, and renamed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Callable, Generator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import numpy as np
+import pandas as pd
+from safetensors import SafetensorError
+from safetensors.numpy import load as load_safetensors
+from safetensors.numpy import save as save_safetensors
+
+from robustscope.core.errors import CorruptRun, MissingFile, StoreError
+
+FORMAT = 1
+
+COLUMNS: dict[str, str] = {
+    "shard": "INTEGER",
+    "cell": "INTEGER",
+    "sample": "BIGINT",
+    "y": "BIGINT",
+    "status": "VARCHAR",
+    "note": "VARCHAR",
+    "success": "BOOLEAN",
+    "distance": "DOUBLE",
+    "y_adv": "BIGINT",
+    "adv_confidence": "DOUBLE",
+    "adv_margin": "DOUBLE",
+    "survives_8bit": "BOOLEAN",
+    "forward": "BIGINT",
+    "backward": "BIGINT",
+    "clean_correct": "BOOLEAN",
+    "clean_prediction": "BIGINT",
+    "clean_confidence": "DOUBLE",
+    "clean_margin": "DOUBLE",
+}
+STATUSES = ("ok", "skipped", "error", "timeout")
+
+
+def shard_path(run: Path, shard: int) -> Path:
+    """Return where the rows of a shard are stored."""
+    return run / "shards" / f"{shard:05d}.parquet"
+
+
+def evidence_path(run: Path, shard: int) -> Path:
+    """Return where the examples of a shard are stored."""
+    return run / "evidence" / f"{shard:05d}.safetensors"
+
+
+@contextmanager
+def _store_errors(path: Path) -> Generator[None]:
+    try:
+        yield
+    except OSError as error:
+        if isinstance(error, StoreError):
+            raise
+        raise StoreError(
+            f"{path} could not be written ({error.strerror or error})",
+            "a writable folder with free space is allowed",
+            "Free space or choose another folder, then run again: stored shards are kept.",
+        ) from error
+
+
+def write_atomically(path: Path, write: Callable[[Path], object], *, once: bool = False) -> None:
+    """Write a file whole or not at all.
+
+    Args:
+        path: final place.
+        write: writes the content to the temporary path that it is given.
+        once: keep a file that is already there.
+
+    Raises:
+        StoreError: if the folder cannot be written or the disk is full; nothing is left behind.
+    """
+    with _store_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        part = path.with_name(f"{path.name}.{os.getpid()}.part")
+        try:
+            try:
+                write(part)
+            except duckdb.Error as error:
+                raise OSError(str(error)) from error
+            with part.open("rb") as handle:
+                os.fsync(handle.fileno())
+            if once and path.exists():
+                return
+            part.replace(path)
+            _sync_folder(path.parent)
+        finally:
+            with suppress(OSError):
+                part.unlink(missing_ok=True)
+
+
+def _sync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Write JSON atomically."""
+    text = json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+    write_atomically(path, lambda part: part.write_text(text, encoding="utf-8"))
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Read a JSON file of a run.
+
+    Raises:
+        MissingFile, CorruptRun: if it is absent or not a JSON object.
+    """
+    if not path.is_file():
+        raise MissingFile(f"{path} does not exist", "a run folder is allowed", "Check the path, or run it first.")
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, OSError) as error:
+        raise CorruptRun(f"{path} cannot be read ({error})", "the file as written is allowed", _RESTORE) from error
+    if not isinstance(content, dict):
+        raise CorruptRun(f"{path} is not a JSON object", "the file as written is allowed", _RESTORE)
+    return content
+
+
+_RESTORE = "Restore it from a copy, or run the evaluation again into a new folder."
+
+
+def plan_id(content: Mapping[str, Any]) -> str:
+    """Return the id of a plan: 16 hex digits of sha-256 over its canonical JSON."""
+    text = json.dumps(content, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def essence(plan: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the part of a plan that can change a result: what its id is computed from."""
+    models = [{k: m[k] for k in ("fingerprint", "bounds", "mean", "std")} for m in plan["models"]]
+    position = {m["name"]: i for i, m in enumerate(plan["models"])}
+    cell_keys = ("index", "norm", "epsilon", "attack", "version", "parameters")
+    cells = [{"model": position[c["model"]], **{k: c[k] for k in cell_keys}} for c in plan["cells"]]
+    shards = [{"index": s["index"], "model": position[s["model"]], "ids": s["ids"]} for s in plan["shards"]]
+    engine = {k: plan[k] for k in ("format", "seed", "batch_size", "threads")}
+    return {**engine, "models": models, "data": plan["data"]["fingerprint"], "cells": cells, "shards": shards}
+
+
+def read_plan(run: str | Path) -> dict[str, Any]:
+    """Read and check the plan of a run folder.
+
+    Raises:
+        MissingFile: if there is no plan.
+        CorruptRun: if it was edited: its id is recomputed.
+    """
+    path = Path(run) / "plan.json"
+    plan = read_json(path)
+    try:
+        expected = plan_id(essence(plan))
+        for key in ("request", "threats", "cost", "suite"):  # needed, though they are no part of the id
+            plan[key]
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise CorruptRun(f"{path} lacks {error}", "a plan as written is allowed", _RESTORE) from error
+    if plan.get("id") != expected:
+        raise CorruptRun(
+            f"{path} says id {plan.get('id')!r} but its content has id {expected!r}",
+            "a plan as written is allowed",
+            _RESTORE,
+        )
+    return plan
+
+
+def read_record(run: str | Path) -> dict[str, Any]:
+    """Read what truly ran."""
+    return read_json(Path(run) / "record.json")
+
+
+def write_shard(
+    run: Path, shard: int, rows: pd.DataFrame, evidence: dict[str, np.ndarray], record: dict[str, Any]
+) -> None:
+    """Store one shard: the evidence first, then the rows, which make the shard exist.
+
+    Args:
+        run: run folder.
+        shard: index of the shard.
+        rows: one row for each (cell, sample), columns as in ``COLUMNS``.
+        evidence: arrays to keep.
+        record: facts about how it ran; kept in the Parquet metadata, beside the hash of the evidence.
+    """
+    raw = save_safetensors({key: np.ascontiguousarray(value) for key, value in evidence.items()})
+    write_atomically(evidence_path(run, shard), lambda part: part.write_bytes(raw))
+    record = {**record, "evidence": hashlib.sha256(raw).hexdigest()}
+    casts = ", ".join(f'CAST("{name}" AS {kind}) AS "{name}"' for name, kind in COLUMNS.items())
+
+    def write(part: Path) -> None:
+        with duckdb.connect() as connection:
+            connection.register("rows", rows)
+            metadata = json.dumps(record).replace("'", "''")
+            target = str(part).replace("'", "''")
+            connection.execute(
+                f"COPY (SELECT {casts} FROM rows) TO '{target}' (FORMAT parquet, KV_METADATA {{record: '{metadata}'}})"
+            )
+
+    write_atomically(shard_path(run, shard), write, once=True)
+
+
+def missing_shards(run: Path, plan: Mapping[str, Any]) -> list[int]:
+    """Return the indices of the shards that are not stored yet."""
+    return [shard["index"] for shard in plan["shards"] if not shard_path(run, shard["index"]).is_file()]
+
+
+def _query(paths: Sequence[Path], query: str) -> pd.DataFrame:
+    """Run a DuckDB query over Parquet files, named ``$files``."""
+    with duckdb.connect() as connection:
+        return connection.execute(query, {"files": [str(path) for path in paths]}).df()
+
+
+def shard_record(run: Path, shard: int) -> dict[str, Any]:
+    """Return the facts stored with a shard.
+
+    Raises:
+        CorruptRun: if the file is truncated or of another format.
+    """
+    path = shard_path(run, shard)
+    try:
+        found = _query([path], "SELECT value FROM parquet_kv_metadata($files) WHERE decode(key) = 'record'")
+        return json.loads(bytes(found["value"][0]).decode())
+    except (duckdb.Error, KeyError, IndexError, ValueError) as error:
+        raise _bad_shard(path, error) from error
+
+
+def _bad_shard(path: Path, error: Exception) -> CorruptRun:
+    return CorruptRun(
+        f"the shard {path} cannot be read ({str(error).splitlines()[0] if str(error) else type(error).__name__})",
+        "a Parquet file as written is allowed",
+        "It is truncated or damaged. Delete it and run `robustscope run` on the folder: only that shard is recomputed.",
+    )
+
+
+def read_table(run: str | Path) -> pd.DataFrame:
+    """Read all rows of a finished run, in the order of (cell, sample).
+
+    Raises:
+        CorruptRun: if a shard is missing or damaged, or a row is missing, doubled or foreign to the plan.
+    """
+    run = Path(run)
+    plan = read_plan(run)
+    missing = missing_shards(run, plan)
+    if missing:
+        raise CorruptRun(
+            f"{len(missing)} of {len(plan['shards'])} shards are missing in {run}",
+            "a finished run is allowed",
+            "Finish it with `robustscope run` on the folder.",
+        )
+    names = ", ".join(f'"{name}"' for name in COLUMNS)
+    parts = []
+    for shard in plan["shards"]:
+        path = shard_path(run, shard["index"])
+        try:
+            parts.append(_query([path], f"SELECT {names} FROM read_parquet($files)"))
+        except duckdb.Error as error:
+            raise _bad_shard(path, error) from error
+        check_rows(parts[-1], plan, shard, path)
+    table = pd.concat(parts, ignore_index=True).sort_values(["cell", "sample"], kind="stable", ignore_index=True)
+    for name in ("success", "survives_8bit", "clean_correct"):
+        table[name] = table[name].astype("boolean")
+    return table
+
+
+def check_rows(rows: pd.DataFrame, plan: Mapping[str, Any], shard: Mapping[str, Any], path: Path) -> None:
+    """Refuse a shard whose rows are not exactly (cells of its model) x (its sample ids).
+
+    Raises:
+        CorruptRun: naming a missing, doubled or foreign row.
+    """
+    cells = [cell["index"] for cell in plan["cells"] if cell["model"] == shard["model"]]
+    expected = pd.MultiIndex.from_product([cells, shard["ids"]])
+    found = pd.MultiIndex.from_arrays([rows["cell"].astype("int64"), rows["sample"].astype("int64")])
+    for what, index in (
+        ("doubled", found[found.duplicated()]),
+        ("missing", expected.difference(found)),
+        ("foreign", found.difference(expected)),
+    ):
+        if len(index):
+            cell, sample = index[0]
+            raise CorruptRun(
+                f"{path} has {len(index)} {what} row(s), the first for cell {cell}, sample {sample}",
+                "exactly one row for each cell and sample of the plan is allowed",
+                "Delete the file and run `robustscope run` on the folder: only that shard is recomputed.",
+            )
+    strange = set(rows["status"]) - set(STATUSES)
+    if strange:
+        raise CorruptRun(
+            f"{path} holds the status {sorted(map(str, strange))[0]!r}", f"one of {STATUSES} is allowed", _RESTORE
+        )
+
+
+def read_evidence(run: str | Path, shard: int) -> dict[str, np.ndarray]:
+    """Read the examples of a shard.
+
+    Raises:
+        CorruptRun: if the file is missing or damaged.
+    """
+    return read_evidence_file(evidence_path(Path(run), shard))
+
+
+def read_evidence_file(path: Path) -> dict[str, np.ndarray]:
+    """Read a safetensors file of evidence."""
+    try:
+        return load_safetensors(path.read_bytes())
+    except (OSError, SafetensorError, ValueError, KeyError) as error:
+        raise CorruptRun(
+            f"the evidence {path} cannot be read ({error})",
+            "a safetensors file as written is allowed",
+            "Delete it and its shard, and run `robustscope run` on the folder: only that shard is recomputed.",
+        ) from error
+
+
+def evidence_digest(run: str | Path, shard: int) -> str:
+    """Return the sha-256 of the evidence file of a shard."""
+    path = evidence_path(Path(run), shard)
+    try:
+        return hashlib.sha256(path.read_bytes()).hexdigest()
+    except OSError as error:
+        raise CorruptRun(f"the evidence {path} is missing", "one file for each shard is allowed", _RESTORE) from error
