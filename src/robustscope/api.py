@@ -126,16 +126,8 @@ def evaluate(
     options = {"mean": mean, "std": std, "bounds": bounds}
     loaded = [_wrap(name, one, options, settings.batch_size) for name, one in named.items()]
     dataset, source = _open(data)
-    config = Config(
-        models=specs,
-        data=source,
-        threats=tuple(_threat_text(one, loaded) for one in _several("threat", threat, (str, ThreatModel))),
-        attacks=tuple(
-            attack_specs([one])[0] if isinstance(one, str) else one
-            for one in _several("attacks", attacks, (str, AttackSpec))
-        ),
-        settings=settings,
-    )
+    threats = tuple(_threat_text(one, loaded) for one in _several("threat", threat, (str, ThreatModel)))
+    config = Config(specs, source, threats, _attacks(attacks), settings)
     if not isinstance(out, (str, Path, type(None))):
         raise InvalidType(f"out={out!r} was given", "a path is allowed", "Write e.g. out='runs/first'.")
     subjects = Subjects(tuple(loaded), dataset)
@@ -169,6 +161,11 @@ def _several(what: str, given: Any, kinds: tuple[type, ...]) -> tuple[Any, ...]:
             f"{what}={given!r} was given", f"{names}, or a list of them, is allowed", f"Write e.g. {_EXAMPLES[what]}."
         )
     return tuple(found)
+
+
+def _attacks(given: Any) -> tuple[AttackSpec, ...]:
+    several = _several("attacks", given, (str, AttackSpec))
+    return tuple(attack_specs([one])[0] if isinstance(one, str) else one for one in several)
 
 
 _EXAMPLES = {"threat": "threat='linf:8/255'", "attacks": "attacks=['fgsm', 'pgd:steps=100']"}

@@ -72,14 +72,12 @@ def make_plan(config: Config, subjects: Subjects | None = None) -> dict[str, Any
     subjects = subjects or load_subjects(config.models, config.data, settings)
     names = _unique([spec.name or model.name for spec, model in zip(config.models, subjects.models, strict=True)])
     ids = _samples(subjects.data, settings)
-    attacks = [(a.name, dict(a.parameters)) for a in config.attacks] or [(n, dict(p)) for n, p in suite(settings.suite)]
-    _once("the attack", [(name, ATTACKS[name].resolve(parameters)) for name, parameters in attacks])
+    attacks = _attacks(config)
     check_device(settings.device)
+    threats, cells = [], []
     for name, model in zip(names, subjects.models, strict=True):
         _check_place(name, model.classifier, settings.device)
         _probe(model.classifier, subjects.data, ids, settings.device)
-    threats, cells = [], []
-    for name, model in zip(names, subjects.models, strict=True):
         threats = [ThreatModel.parse(text, model.classifier.bounds) for text in config.threats]
         _once("the threat model", [f"{t.norm}:{t.common_epsilon:g}" for t in threats])
         own = _cells(len(cells), name, threats, attacks, settings.curve)
@@ -131,6 +129,13 @@ def _unique(names: Sequence[str]) -> list[str]:
             "Give names, e.g. NAME=SOURCE on the command line or name = '...' in the configuration.",
         )
     return list(names)
+
+
+def _attacks(config: Config) -> list[tuple[str, dict[str, Any]]]:
+    given = [(a.name, dict(a.parameters)) for a in config.attacks]
+    attacks = given or [(name, dict(parameters)) for name, parameters in suite(config.settings.suite)]
+    _once("the attack", [(name, ATTACKS[name].resolve(parameters)) for name, parameters in attacks])
+    return attacks
 
 
 def _once(what: str, things: Sequence[Any]) -> None:
