@@ -209,7 +209,7 @@ def write_run(
         gallery: originals kept for each shard.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    plan: dict[str, Any] = dict(plan) | {"id": store.plan_id(store.essence(plan))}
+    plan: dict[str, Any] = store.sealed(plan)
     (folder / "plan.json").write_text(json.dumps(plan, indent=1), encoding="utf-8")
     spent = []
     for part in plan["shards"]:

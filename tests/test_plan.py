@@ -8,14 +8,14 @@ import torch
 from doors import STANDARD, Net, X, Y
 from robustscope.attacks import ATTACKS
 from robustscope.attacks.suites import SUITES
-from robustscope.core.errors import InvalidType, InvalidValue
+from robustscope.core.errors import CorruptRun, InvalidType, InvalidValue
 from robustscope.core.types import AttackResult
 from robustscope.data.datasets import from_tensors
 from robustscope.models.loading import from_module
 from robustscope.runs.config import AttackSpec, Config, ModelSpec, Settings
 from robustscope.runs.plan import Subjects, known_suites, load_subjects, make_plan
 from robustscope.runs.session import carry_out, start
-from robustscope.runs.store import read_record, read_table
+from robustscope.runs.store import read_json, read_plan, read_record, read_table, write_json
 
 
 def config(**changes) -> Config:
@@ -171,3 +171,23 @@ def test_a_plan_is_made_of_plain_data():
     plan = make_plan(config())
     assert json.loads(json.dumps(plan, allow_nan=False)) == plan
     assert dataclasses.asdict(config())["data"] == plan["request"]["data"]
+
+
+@pytest.mark.parametrize(
+    "edit",
+    [
+        lambda plan: plan["data"].update(name="another"),
+        lambda plan: plan["cells"][0].update(headline=not plan["cells"][0]["headline"]),
+        lambda plan: plan["threats"][0].update(text="linf:0.001"),
+        lambda plan: plan.pop("seal"),
+    ],
+)
+def test_an_edit_of_what_is_only_shown_is_noticed_too(tmp_path, edit):
+    """These are no part of the id, for they change no row; but they change what a reader is told."""
+    run = tmp_path / "run"
+    start(make_plan(config()), run)
+    plan = read_json(run / "plan.json")
+    edit(plan)
+    write_json(run / "plan.json", plan)
+    with pytest.raises(CorruptRun, match="seal"):
+        read_plan(run)

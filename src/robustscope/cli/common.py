@@ -97,8 +97,11 @@ def build_config(
     return Config(tuple(models), data, tuple(threats), attack_specs(attacks), settings)
 
 
+FEW_ROWS = 50_000
+
+
 def worker_count(workers: int | None, plan: Mapping[str, Any]) -> int:
-    """Return the number of processes: as asked, else one for each core, but no more than shards.
+    """Return the number of processes: as asked, else one for each core, but no more than shards, and one for little work.
 
     Raises:
         InvalidValue: if fewer than one was asked for.
@@ -108,6 +111,8 @@ def worker_count(workers: int | None, plan: Mapping[str, Any]) -> int:
             raise InvalidValue(f"--workers={workers} was given", "1 or more is allowed", "Write e.g. --workers 2.")
         return workers
     if not str(plan["request"]["settings"]["device"]).startswith("cpu"):
+        return 1
+    if plan["cost"]["forward"] + plan["cost"]["backward"] < FEW_ROWS:  # starting a process costs seconds
         return 1
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return max(1, min(cores // plan["threads"], len(plan["shards"])))

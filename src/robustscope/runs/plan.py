@@ -22,7 +22,7 @@ from robustscope.models.classifier import Classifier
 from robustscope.models.loading import LoadedModel, load_model
 from robustscope.models.weights import check_device
 from robustscope.runs.config import AttackSpec, Config, ModelSpec, Settings, to_dict
-from robustscope.runs.store import FORMAT, essence, plan_id
+from robustscope.runs.store import FORMAT, sealed
 
 DEFAULT_SAMPLES = 1000
 
@@ -116,8 +116,7 @@ def make_plan(config: Config, subjects: Subjects | None = None) -> dict[str, Any
         "request": to_dict(config),
     }
     plan["cost"] = forecast(plan)
-    plan["id"] = plan_id(essence(plan))
-    return plan
+    return sealed(plan)
 
 
 def _unique(names: Sequence[str]) -> list[str]:

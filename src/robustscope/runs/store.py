@@ -149,6 +149,13 @@ def plan_id(content: Mapping[str, Any]) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
+def sealed(plan: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a plan with its id and its seal, a hash over all of it: also over names and what is only shown."""
+    named = {key: value for key, value in plan.items() if key != "seal"}
+    named["id"] = plan_id(essence(plan))
+    return {**named, "seal": plan_id(named)}
+
+
 def essence(plan: Mapping[str, Any]) -> dict[str, Any]:
     """Return the part of a plan that can change a result: what its id is computed from."""
     models = [{k: m[k] for k in ("fingerprint", "bounds", "mean", "std")} for m in plan["models"]]
@@ -165,22 +172,23 @@ def read_plan(run: str | Path) -> dict[str, Any]:
 
     Raises:
         MissingFile: if there is no plan.
-        CorruptRun: if it was edited: its id is recomputed.
+        CorruptRun: if it was edited: id and seal are recomputed.
     """
     path = Path(run) / "plan.json"
     plan = read_json(path)
     try:
-        expected = plan_id(essence(plan))
+        expected = sealed(plan)
         for key in ("request", "threats", "cost", "suite"):  # needed, though they are no part of the id
             plan[key]
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise CorruptRun(f"{path} lacks {error}", "a plan as written is allowed", _RESTORE) from error
-    if plan.get("id") != expected:
-        raise CorruptRun(
-            f"{path} says id {plan.get('id')!r} but its content has id {expected!r}",
-            "a plan as written is allowed",
-            _RESTORE,
-        )
+    for key in ("id", "seal"):
+        if plan.get(key) != expected[key]:
+            raise CorruptRun(
+                f"{path} says {key} {plan.get(key)!r} but its content has {key} {expected[key]!r}",
+                "a plan as written is allowed",
+                _RESTORE,
+            )
     return plan
 
 
