@@ -290,7 +290,7 @@ def test_losses_that_need_more_classes_are_refused():
 @pytest.mark.parametrize(
     ("name", "threat", "parameters", "error", "match"),
     [
-        ("pdg", "linf:0.1", {}, UnknownName, "Did you mean 'pgd'"),
+        ("fgms", "linf:0.1", {}, UnknownName, "Did you mean 'fgsm'"),
         ("pgd", "l0:3", {}, InvalidValue, "norm='l0'"),
         ("pgd", "linf:inf", {}, InvalidValue, "finite epsilon"),
         ("pgd", "linf:0.1", {"step": 3}, UnknownName, "Did you mean 'steps'"),

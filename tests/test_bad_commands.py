@@ -77,7 +77,7 @@ COMMANDS = [
     ("verify showing -1", ("verify", "nowhere", "--show", "-1"), "--show=-1", "--show 100"),
     ("list of unknown kind", ("list", "attack"), "attack", 'Did you mean "attacks"'),
     ("cite the unknown", ("cite", "pgdd"), "'pgdd'", "Did you mean 'pgd'"),
-    ("check the unknown", ("check", "pdg"), "'pdg'", "Did you mean 'pgd'"),
+    ("check the unknown", ("check", "fgms"), "'fgms'", "Did you mean 'fgsm'"),
     ("check no attack", ("check", "json:dumps"), "'dumps'", "fgsm.py"),
     ("doctor without data", ("doctor", STANDARD), "DATA requires an argument", "robustscope doctor --help"),
     ("doctor on no samples", ("doctor", STANDARD, "digits", "--samples", "0"), "samples=0", "samples=256"),

@@ -228,7 +228,7 @@ def test_evaluate_refuses(name, call, error, given, remedy, tmp_path):
 
 Z = (Y + 1) % 10
 ATTACKS: list[Row] = [
-    ("attack unknown", lambda: attacked("pdg"), UnknownName, "'pdg'", "Did you mean 'pgd'"),
+    ("attack unknown", lambda: attacked("fgms"), UnknownName, "'fgms'", "Did you mean 'fgsm'"),
     ("attack None", lambda: attacked(None), UnknownName, "None", "Available"),
     ("bare module", lambda: attacked(model=Net()), InvalidType, "model of type Net", "Classifier("),
     ("threat a number", lambda: attacked(threat=0.1), InvalidType, "threat of type float", "linf:8/255"),

@@ -28,7 +28,21 @@ def test_the_list_of_checks_is_the_designed_one():
 
 def test_all_attacks_are_met():
     """Each file of the attacks registers something, or is one of the shared parts named here."""
-    shared = {"ascent", "cards", "compose", "guessing", "suites", "verify"}
+    shared = {
+        "adam",
+        "apgd_runs",
+        "apgd_walk",
+        "ascent",
+        "cards",
+        "compose",
+        "confident",
+        "constants",
+        "guessing",
+        "search",
+        "square_windows",
+        "suites",
+        "verify",
+    }
     files = {module.name for module in pkgutil.iter_modules(robustscope.attacks.__path__)} - shared
     homes = {inspect.getmodule(card.function).__name__.rpartition(".")[2] for card in ATTACKS}
     assert files <= homes, f"register an attack in {files - homes}, or add the file to the shared parts"
@@ -91,8 +105,8 @@ def test_a_stranger_s_attack_is_checked(tmp_path, monkeypatch):
 def test_names_are_found_or_refused():
     assert load_card("pgd") is ATTACKS["pgd"]
     assert load_card("robustscope.attacks.pgd:pgd") is ATTACKS["pgd"]
-    with pytest.raises(UnknownName, match="Did you mean 'pgd'"):
-        load_card("pdg")
+    with pytest.raises(UnknownName, match="Did you mean 'fgsm'"):
+        load_card("fgms")
     with pytest.raises(MissingFile):
         load_card("no_such_module_here:attack")
     with pytest.raises(MissingFile):

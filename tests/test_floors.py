@@ -23,7 +23,23 @@ FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}
 WITHOUT_TORCH = ("analyses", "reports")
 METHOD_ROOMS = {"attacks": "ATTACKS"}
 # Files of method rooms that are not methods.
-HELPERS = {"attacks": {"ascent", "cards", "compose", "guessing", "suites", "verify"}}
+HELPERS = {
+    "attacks": {
+        "adam",
+        "apgd_runs",
+        "apgd_walk",
+        "ascent",
+        "cards",
+        "compose",
+        "confident",
+        "constants",
+        "guessing",
+        "search",
+        "square_windows",
+        "suites",
+        "verify",
+    }
+}
 
 
 def imports(path: Path) -> list[str]:

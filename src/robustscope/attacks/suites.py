@@ -20,6 +20,13 @@ SUITES: dict[str, Suite] = {
         ("pgd", {"steps": 40, "loss": "cross_entropy"}),
         ("pgd", {"steps": 40, "loss": "margin"}),
     ),
+    # The four attacks of AutoAttack's standard version, in its order (Croce & Hein 2020, arXiv:2003.01690, Sec. 5).
+    "autoattack": (
+        ("apgd", {"loss": "cross_entropy"}),
+        ("apgd_targeted", {}),
+        ("fab_targeted", {"stop_at_epsilon": True}),
+        ("square", {}),
+    ),
 }
 
 

@@ -68,8 +68,9 @@ def _gaps_of_the_card(card: AttackCard, checks: Iterable[str]) -> Iterable[str]:
         if not values or not set(values) <= set(known):
             yield f"{field}={values!r} is not among {known}"
     for name, reason in card.known_failures.items():
-        if name not in checks:
-            yield f"known_failures names {name!r}, which is no check"
+        check, _, norm = name.partition("/")
+        if check not in checks or (norm and norm not in card.norms):
+            yield f"known_failures names {name!r}, which is no check, or none of the norms"
         if not reason.strip():
             yield f"known_failures gives no reason for {name!r}"
     try:

@@ -22,7 +22,7 @@ class Card:
         version: raised whenever a change can alter a number.
         source: authors, year, arXiv or DOI, section.
         bibtex: entry for ``robustscope cite``, empty when there is no publication.
-        known_failures: contract check -> reason. Strict: an unexpected pass fails.
+        known_failures: contract check, or check/norm, -> reason. Strict: an unexpected pass fails.
     """
 
     name: str

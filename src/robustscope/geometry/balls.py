@@ -74,16 +74,24 @@ def project(threat: ThreatModel, x: Tensor, z: Tensor) -> Tensor:
 
     Source: the l1 case is the joint projection that Croce & Hein 2021, arXiv:2103.01208, Sec. 3, showed to matter.
     """
-    if threat.norm == "linf":
-        return torch.clamp(z, *corners(threat, x))
-    lower, upper = threat.bounds
-    radius = threat.radius(x)
+    return project_within(threat.norm, threat.bounds, threat.radius(x), x, z)
+
+
+def project_within(norm: Norm, bounds: Bounds, radius: Tensor, x: Tensor, z: Tensor) -> Tensor:
+    """Project as :func:`project` does, with the radius of each sample as a tensor (B,).
+
+    For loops whose radii change at every step; building a threat model each time would cost more than the projection.
+    """
+    lower, upper = bounds
+    if norm == "linf":
+        reach = _columns(radius, x)
+        return torch.clamp(z, (x - reach).clamp_(lower, upper), (x + reach).clamp_(lower, upper))
     delta, low, high = (z - x).flatten(1), (lower - x).flatten(1), (upper - x).flatten(1)
     if delta.shape[1] == 0:
         return z
     size = delta.abs()
     room = torch.where(delta > 0, high, -low)
-    solve = {"l2": _shrink_l2, "l1": _shrink_l1, "l0": _shrink_l0}[threat.norm]
+    solve = {"l2": _shrink_l2, "l1": _shrink_l1, "l0": _shrink_l0}[norm]
     kept = solve(size, room, radius)
     return (x.flatten(1) + kept * delta.sign()).clamp_(lower, upper).view_as(z)
 

@@ -197,7 +197,35 @@ class Classifier:
             return x.new_empty(0), torch.empty_like(x), self._empty(x)
         return torch.cat(scores), gradients[0] if len(gradients) == 1 else torch.cat(gradients), torch.cat(logits)
 
-    def _backward(self, value: Tensor, leaf: Tensor) -> Tensor:
+    def jacobian(self, score: Scores, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Return several scores for each sample with all their input gradients: one forward pass, C backward passes.
+
+        Args:
+            score: ``(logits (b, K), rows (b,)) -> (b, C)``; ``rows`` are the positions in ``x`` of this part.
+            x: (B, *S), B >= 1.
+
+        Returns:
+            scores (B, C), gradients (B, C, *S), logits (B, K); none of them carries a graph.
+
+        Raises:
+            ModelError: if a gradient does not exist or is not finite.
+        """
+        self._check_mode()
+        scores, gradients, logits = [], [], []
+        for start in range(0, len(x), self.batch_size):
+            part = slice(start, min(start + self.batch_size, len(x)))
+            with torch.enable_grad():
+                leaf = x[part].detach().requires_grad_(True)
+                out = self._forward(leaf)
+                columns = score(out, torch.arange(part.start, part.stop, device=x.device)).unbind(1)
+                last = len(columns) - 1
+                each = [self._backward(column, leaf, again=i < last) for i, column in enumerate(columns)]
+            gradients.append(torch.stack(each, 1))
+            scores.append(torch.stack(columns, 1).detach())
+            logits.append(out.detach())
+        return torch.cat(scores), torch.cat(gradients), torch.cat(logits)
+
+    def _backward(self, value: Tensor, leaf: Tensor, again: bool = False) -> Tensor:
         self.ledger.backward += len(leaf)
         if torch.is_inference_mode_enabled():
             raise InvalidValue(
@@ -212,7 +240,7 @@ class Classifier:
                 "Remove torch.no_grad, detach() or rounding from forward, or use an attack that needs scores only.",
             )
         try:
-            (gradient,) = torch.autograd.grad(value.sum(), leaf, allow_unused=True)
+            (gradient,) = torch.autograd.grad(value.sum(), leaf, allow_unused=True, retain_graph=again)
         except Exception as error:
             raise ModelError(
                 f"the backward pass through the model failed ({type(error).__name__}: {error})",

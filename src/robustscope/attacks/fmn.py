@@ -1,0 +1,145 @@
+"""FMN: the fast minimum-norm attack."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from robustscope.attacks.cards import register
+from robustscope.attacks.pgd import check_positive
+from robustscope.attacks.search import Search, annealed, columns
+from robustscope.core.draws import Draws
+from robustscope.core.errors import InvalidValue
+from robustscope.core.types import AttackResult, Norm, ThreatModel
+from robustscope.geometry import balls, planes
+from robustscope.geometry.losses import margin_loss
+from robustscope.models.classifier import Classifier
+
+BIBTEX = """@inproceedings{pintor2021fast,
+  title = {Fast Minimum-Norm Adversarial Attacks through Adaptive Norm Constraints},
+  author = {Pintor, Maura and Roli, Fabio and Brendel, Wieland and Biggio, Battista},
+  booktitle = {Advances in Neural Information Processing Systems},
+  year = {2021}
+}"""
+
+DUAL: dict[Norm, float] = {"linf": 1, "l2": 2, "l1": torch.inf}
+
+
+@register(
+    "fmn",
+    version=1,
+    source="Pintor, Roli, Brendel, Biggio, 2021, arXiv:2102.12827, Algorithm 1",
+    bibtex=BIBTEX,
+    aim="minimum-norm",
+    norms=("linf", "l2", "l1", "l0"),
+    goals=("untargeted", "targeted"),
+    cost=lambda p: (p["steps"] + 1, p["steps"]),
+)
+def fmn(
+    model: Classifier,
+    x: Tensor,
+    y: Tensor,
+    threat: ThreatModel,
+    *,
+    draws: Draws,
+    targets: Tensor | None = None,
+    steps: int = 100,
+    step_size: float = 1.0,
+    relative_final_step_size: float = 0.01,
+    radius_change: float = 0.05,
+    final_radius_change: float = 0.001,
+    stop_at_epsilon: bool = False,
+) -> AttackResult:
+    """Ascend the margin inside a ball whose radius closes in on the decision boundary.
+
+    The radius is set to the distance of the linearised boundary until a first adversarial iterate is met; from then on
+    it shrinks after an adversarial iterate and grows after any other, by a share that falls by half a cosine, and never
+    beyond the best distance found. Each step moves along the normalised gradient and is projected on ball and bounds.
+
+    Args:
+        model: classifier under attack.
+        x: (B, *S), clean inputs inside the bounds.
+        y: int64 (B,), true classes.
+        threat: norm, bounds, and the radius that a returned example may have; ``inf`` for the smallest found.
+        draws: unused; the attack is deterministic.
+        targets: int64 (B,), classes to reach; None attacks untargeted.
+        steps: number of steps, >= 1.
+        step_size: l2 length of the first step (l0: change of each value), > 0, in units of the width of the bounds.
+        relative_final_step_size: last step as a fraction of the first, > 0.
+        radius_change: first share by which the radius grows or shrinks, between 0 and 1.
+        final_radius_change: last such share, between 0 and 1.
+        stop_at_epsilon: end the search of a sample with its first example within the radius.
+
+    Returns:
+        The nearest adversarial iterate of each sample, projected on the threat set where it lies outside; ``x`` itself
+        where none was found.
+
+    Raises:
+        InvalidValue: for hyper-parameters out of range.
+
+    Source: Pintor, Roli, Brendel, Biggio 2021, arXiv:2102.12827, Algorithm 1 and Sec. 2.2.
+
+    Departures: until a first success the radius grows by ``radius_change`` at least. Without this the linear estimate
+        approaches the boundary from below for ever where the bounds cut steps short, and the attack returns its input
+        (adv-lib 0.2.8 does for 40 of 64 digits). The l2 and l1 projections are exact on ball and bounds together. l0
+        steps follow the sign of the gradient and keep the values of largest first-order effect, where the paper
+        normalises the gradient in l2 and keeps the values moved furthest: on the digits linear model the gap to the
+        exact count falls from 0.18 to 0.10 values on average. The search starts from ``x`` only, not from a sample of
+        another class.
+    """
+    check_positive(steps=steps, step_size=step_size, relative_final_step_size=relative_final_step_size)
+    for name, share in (("radius_change", radius_change), ("final_radius_change", final_radius_change)):
+        if not 0 < share < 1:
+            raise InvalidValue(f"{name}={share} was given", "a number between 0 and 1 is allowed", f"Correct {name}.")
+    norm, bounds = threat.norm, threat.bounds
+    search = Search(model, x, y, threat, targets, stop_at_epsilon)
+    rows = search.rows()
+    centre, current = x, x.clone()
+    longest = planes.furthest_corner(norm, bounds, x)
+    radius = torch.full_like(longest, 1.0 if norm == "l0" else 0.0)
+    for step in range(steps):
+        if not len(rows):
+            return search.result()
+        values, gradients, solved = search.gradient(rows, current, margin_loss)
+        keep = search.unfinished(rows)
+        if not keep.all():
+            rows, centre, current, gradients = rows[keep], centre[keep], current[keep], gradients[keep]
+            values, solved, radius, longest = values[keep], solved[keep], radius[keep], longest[keep]
+        share = annealed(radius_change, final_radius_change, step, steps)
+        known = search.distance[rows].to(radius.dtype)
+        radius = _next_radius(norm, radius, known, solved, share)
+        if norm != "l0":
+            slope = torch.linalg.vector_norm(gradients.flatten(1), DUAL[norm], dim=1)
+            away = balls.distance(norm, centre, current).to(radius.dtype)
+            estimate = away + values.abs() / slope.clamp(min=torch.finfo(slope.dtype).tiny)
+            radius = torch.where(known.isinf(), radius.maximum(estimate), radius)
+        radius = radius.minimum(longest)
+        size = step_size * (bounds.upper - bounds.lower)
+        size = annealed(size, size * relative_final_step_size, step, steps)
+        moved = torch.add(current, balls.steepest("linf" if norm == "l0" else "l2", gradients), alpha=size)
+        if norm == "l0":
+            current = _keep_most_effective(centre, moved.clamp_(*bounds), gradients, radius)
+        elif norm == "l2":
+            # The exact projection without the sort of balls.project: never longer than what clipping leaves.
+            clipped = torch.linalg.vector_norm((moved.clamp(*bounds) - centre).flatten(1), dim=1)
+            current = planes.stretch(bounds, centre, moved - centre, clipped.minimum(radius))
+        else:
+            current = balls.project_within(norm, bounds, radius, centre, moved)
+    if len(rows):
+        search.logits(rows, current)
+    return search.result()
+
+
+def _keep_most_effective(x: Tensor, moved: Tensor, gradients: Tensor, count: Tensor) -> Tensor:
+    """Return ``moved`` at the ``count`` (b,) values whose change raises the loss most to first order, else ``x``."""
+    effect = ((moved - x) * gradients).flatten(1)
+    rank = effect.argsort(dim=1, descending=True, stable=True).argsort(dim=1).view_as(x)
+    return torch.where(rank < columns(count, x), moved, x)
+
+
+def _next_radius(norm: Norm, radius: Tensor, known: Tensor, solved: Tensor, share: float) -> Tensor:
+    """Return the radius made smaller where the iterate was adversarial, larger elsewhere; l0 moves by one at least."""
+    shrunk, grown = radius * (1 - share), radius * (1 + share)
+    if norm == "l0":
+        shrunk, grown = shrunk.floor().minimum(radius - 1), grown.floor().maximum(radius + 1)
+    return torch.where(solved, shrunk.minimum(known), grown).clamp(min=0)

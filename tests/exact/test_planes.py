@@ -1,0 +1,86 @@
+"""The shortest step to a plane inside the bounds, against the sorts of data.problems."""
+
+import pytest
+import torch
+
+from robustscope.core.types import Bounds, ThreatModel
+from robustscope.data.problems import boxed_distance
+from robustscope.geometry import balls, planes
+
+NORMS = ("linf", "l2", "l1")
+BOUNDS = Bounds(-1.0, 2.0)
+
+
+def instances(dtype=torch.float64, n=400, d=12):
+    """Random planes and points; a fifth of the values on the bounds, a tenth of the normals zero, gains up to all."""
+    generator = torch.Generator().manual_seed(5)
+    x = (torch.rand(n, d, generator=generator, dtype=torch.float64) * 3.8 - 1.4).clamp(*BOUNDS)
+    normal = torch.randn(n, d, generator=generator, dtype=torch.float64) ** 3
+    normal[torch.rand(n, d, generator=generator) < 0.1] = 0
+    room = torch.where(normal > 0, BOUNDS.upper - x, x - BOUNDS.lower)
+    gain = torch.rand(n, generator=generator, dtype=torch.float64) * (normal.abs() * room).sum(1)
+    return x.to(dtype), normal.to(dtype), gain.to(dtype)
+
+
+@pytest.mark.parametrize("norm", NORMS)
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-11), (torch.float32, 2e-5)])
+def test_the_step_gains_what_is_asked_and_none_is_shorter(norm, dtype, tolerance):
+    x, normal, gain = instances(dtype)
+    step = planes.shortest_step(norm, BOUNDS, x, normal, gain)
+    assert ((x + step >= BOUNDS.lower - tolerance) & (x + step <= BOUNDS.upper + tolerance)).all()
+    torch.testing.assert_close((normal * step).sum(1), gain, rtol=tolerance, atol=tolerance)
+    exact = boxed_distance(norm, x, normal, gain, BOUNDS)
+    torch.testing.assert_close(balls.distance(norm, x, x + step), exact, rtol=50 * tolerance, atol=tolerance)
+
+
+@pytest.mark.parametrize("norm", NORMS)
+def test_edges(norm):
+    x, normal, gain = instances(n=6)
+    assert not planes.shortest_step(norm, BOUNDS, x, normal, -gain).any(), "nothing is asked for"
+    assert not planes.shortest_step(norm, BOUNDS, x, torch.zeros_like(x), gain).any(), "nothing can be gained"
+    corner = torch.where(normal > 0, BOUNDS.upper, BOUNDS.lower).where(normal != 0, x)
+    torch.testing.assert_close(x + planes.shortest_step(norm, BOUNDS, x, normal, 1e9 * gain + 1), corner)
+    tiny = torch.finfo(x.dtype).tiny ** 0.75
+    faint = planes.shortest_step(norm, BOUNDS, x, normal * tiny, gain * tiny)
+    torch.testing.assert_close(faint, planes.shortest_step(norm, BOUNDS, x, normal, gain))
+    assert planes.shortest_step(norm, BOUNDS, x[:0], normal[:0], gain[:0]).shape == (0, 12)
+
+
+@pytest.mark.parametrize("norm", NORMS)
+def test_a_plane_is_met_from_both_sides(norm):
+    x, normal, gain = instances()
+    for value in (gain / 9, -gain / 9):
+        step = planes.to_plane(norm, BOUNDS, x, normal, value)
+        away = torch.where(value.sign()[:, None] * normal > 0, x - BOUNDS.lower, BOUNDS.upper - x)
+        can = (normal.abs() * away).sum(1) > value.abs()
+        assert can.sum() > 200
+        torch.testing.assert_close((value + (normal * step).sum(1))[can], torch.zeros(int(can.sum())).double())
+
+
+@pytest.mark.parametrize("norm", [*NORMS, "l0"])
+def test_no_point_of_the_box_is_further_than_the_furthest_corner(norm):
+    x, normal, _ = instances()
+    corners = torch.where(normal > 0, BOUNDS.upper, BOUNDS.lower)
+    furthest = planes.furthest_corner(norm, BOUNDS, x)
+    assert (balls.distance(norm, x, corners) <= furthest + 1e-12).all()
+    opposite = torch.where(x > 0.5, BOUNDS.lower, BOUNDS.upper).to(x.dtype)
+    torch.testing.assert_close(balls.distance(norm, x, opposite), furthest)
+
+
+def test_stretching_reaches_the_length_inside_the_box():
+    x, delta, _ = instances()
+    most = balls.distance("l2", x, torch.where(delta > 0, BOUNDS.upper, BOUNDS.lower).where(delta != 0, x))
+    for share in (0.0, 0.3, 0.9, 2.0):
+        z = planes.stretch(BOUNDS, x, delta, share * most)
+        assert ((z >= BOUNDS.lower) & (z <= BOUNDS.upper)).all()
+        torch.testing.assert_close(balls.distance("l2", x, z), most * min(share, 1.0), rtol=1e-9, atol=1e-9)
+    assert torch.equal(planes.stretch(BOUNDS, x, torch.zeros_like(x), most), x)
+
+
+def test_stretching_no_further_than_clipping_is_the_projection():
+    x, delta, _ = instances()
+    threat = ThreatModel("l2", tuple((0.1 + 3 * torch.arange(len(x)) / len(x)).tolist()), BOUNDS)
+    clipped = balls.distance("l2", x, (x + delta).clamp(*BOUNDS))
+    assert 50 < (clipped > threat.radius(x)).sum() < len(x) - 50
+    z = planes.stretch(BOUNDS, x, delta, clipped.minimum(threat.radius(x)))
+    torch.testing.assert_close(z, balls.project(threat, x, x + delta), rtol=0, atol=1e-9)
