@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass, fields
 
 import torch
@@ -51,7 +52,7 @@ def phases(steps: int) -> list[tuple[float, int]]:
 
 
 @dataclass
-class Walk:
+class Walk(ABC):
     """Where the samples still in the batch stand; every field holds one row for each of them.
 
     Args:
@@ -107,13 +108,13 @@ class Walk:
         self.gradient = torch.where(shaped, self.best_gradient, self.gradient)
         self.value = torch.where(rows, self.best_value, self.value)
 
+    @abstractmethod
     def move(self) -> None:
         """Go to the next iterates."""
-        raise NotImplementedError
 
+    @abstractmethod
     def review(self, window: int) -> None:
         """Reconsider the step sizes after ``window`` steps."""
-        raise NotImplementedError
 
 
 @dataclass
