@@ -84,8 +84,7 @@ def project_within(norm: Norm, bounds: Bounds, radius: Tensor, x: Tensor, z: Ten
     """
     lower, upper = bounds
     if norm == "linf":
-        reach = _columns(radius, x)
-        return torch.clamp(z, (x - reach).clamp_(lower, upper), (x + reach).clamp_(lower, upper))
+        return torch.clamp(z, *_corners(bounds, radius, x))
     delta, low, high = (z - x).flatten(1), (lower - x).flatten(1), (upper - x).flatten(1)
     if delta.shape[1] == 0:
         return z
@@ -101,8 +100,12 @@ def corners(threat: ThreatModel, x: Tensor) -> tuple[Tensor, Tensor]:
 
     A loop that projects on the same set again and again computes them once.
     """
-    radius = _columns(threat.radius(x), x)
-    return (x - radius).clamp_(*threat.bounds), (x + radius).clamp_(*threat.bounds)
+    return _corners(threat.bounds, threat.radius(x), x)
+
+
+def _corners(bounds: Bounds, radius: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
+    reach = _columns(radius, x)
+    return (x - reach).clamp_(*bounds), (x + reach).clamp_(*bounds)
 
 
 def _first(condition: Tensor) -> Tensor:

@@ -115,19 +115,21 @@ def carry_out(
     if workers < 1:
         raise InvalidValue(f"workers={workers} was given", "an integer >= 1 is allowed", "Write e.g. --workers 2.")
     watcher = watcher or Nobody()
-    for shard in plan["shards"]:  # a stored shard that cannot be read is an error now, not after hours
-        if shard["index"] not in missing_shards(run, plan):
-            shard_record(run, shard["index"])
     sizes = {shard["index"]: len(shard["ids"]) for shard in plan["shards"]}
+    missing = set(missing_shards(run, plan))
+    for index in sizes.keys() - missing:  # a stored shard that cannot be read is an error now, not after hours
+        shard_record(run, index)
     mine = part(list(sizes), share)
-    wanted = [index for index in missing_shards(run, plan) if index in set(mine)]
-    watcher.begin(plan, sum(sizes[i] for i in mine if i not in set(wanted)), sum(sizes[i] for i in mine))
+    wanted = [index for index in mine if index in missing]
+    total = sum(sizes[index] for index in mine)
+    watcher.begin(plan, total - sum(sizes[index] for index in wanted), total)
     while wanted:
         _run(plan, run, wanted, min(workers, len(wanted)), subjects, watcher)
-        wanted = [index for index in missing_shards(run, plan) if index in set(wanted)]
+        missing = set(missing_shards(run, plan))
+        wanted = [index for index in wanted if index in missing]
         if wanted:  # another worker holds them: wait for it to finish, or to die and free them
             threading.Event().wait(0.5)
-    if missing_shards(run, plan):
+    if missing_shards(run, plan):  # of other shares
         return False
     finish(run, plan)
     return True
