@@ -1,0 +1,142 @@
+"""What is known of each sample while it is searched: how far its margin fell, and how far it could be expected to."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from robustscope.attacks.descent import Descent
+from robustscope.core.types import AttackResult, ThreatModel
+from robustscope.geometry import balls
+from robustscope.geometry.losses import margin
+from robustscope.geometry.rules import is_adversarial
+from robustscope.models.classifier import Classifier
+
+MOST_TARGETS = 9
+"""Classes whose gradients are looked at, those of the largest logits; AutoAttack's number too."""
+
+MOTION = 0.05
+"""Share of the margin left by which a descent that has settled does not lower it any more in its last quarter."""
+
+
+@dataclass
+class Prospects:
+    """One row for each sample of the batch.
+
+    Args:
+        x_adv: (B, *S), the first adversarial example, or the point of the smallest margin.
+        broken: bool (B,).
+        clean: (B,), margin at ``x``.
+        expected: (B,), by how much the margin would fall inside the threat set if the model were linear around ``x``.
+        lowest: (B,), smallest margin met inside the threat set.
+        moved: (B,), by how much the end of the last descent still lowered it.
+        order: int64 (B, T), other classes, the nearest one to the linear eye first.
+        forward, backward: int64 (B,), rows spent.
+    """
+
+    x_adv: Tensor
+    broken: Tensor
+    clean: Tensor
+    expected: Tensor
+    lowest: Tensor
+    moved: Tensor
+    order: Tensor
+    forward: Tensor
+    backward: Tensor
+
+    @property
+    def fall(self) -> Tensor:
+        """How far the margin has fallen, (B,)."""
+        return self.clean - self.lowest
+
+    def near(self, share: float) -> Tensor:
+        """Tell which samples would be broken, were the radius larger by ``share`` of itself: bool (B,).
+
+        The margin falls about evenly with the radius, so what is left of it, as a share of what has fallen, is what the
+        radius lacks.
+        """
+        return ~self.broken & (self.lowest <= share * self.fall)
+
+    def odd(self, tolerance: float) -> Tensor:
+        """Tell where the model does not behave as its gradient at ``x`` says, or the descent has not settled: bool (B,).
+
+        Odd is a fall that differs from the expected one by more than ``tolerance`` of it (so is any fall, and none,
+        where the gradient vanishes), and a margin that the end of the last descent lowered by a twentieth.
+        """
+        strange = (self.fall - self.expected).abs() >= tolerance * self.expected
+        return ~self.broken & (strange | (self.moved > MOTION * self.lowest))
+
+    def add(self, rows: Tensor, found: Descent) -> None:
+        """Take in a descent of the samples ``rows`` (indices)."""
+        better = found.solved | (found.lowest < self.lowest[rows])
+        self.x_adv[rows[better]] = found.x_adv[better]
+        self.lowest[rows] = torch.minimum(self.lowest[rows], found.lowest)
+        self.moved[rows] = found.moved
+        self.broken[rows[found.solved]] = True
+        self.forward[rows] += found.forward
+        self.backward[rows] += found.backward
+
+    def judge(self, model: Classifier, rows: Tensor, y: Tensor, result: AttackResult) -> Tensor:
+        """Take in another attack's examples of ``rows`` after one more forward pass; returns their margins."""
+        logits = model.logits(result.x_adv)
+        value, broken = margin(logits, y), is_adversarial(logits, y)
+        better = broken | (value < self.lowest[rows])
+        self.x_adv[rows[better]] = result.x_adv[better]
+        self.lowest[rows] = torch.minimum(self.lowest[rows], value)
+        self.broken[rows[broken]] = True
+        self.forward[rows] += result.forward + 1
+        self.backward[rows] += result.backward
+        return value
+
+
+def look(model: Classifier, x: Tensor, y: Tensor, threat: ThreatModel) -> tuple[Prospects, Tensor]:
+    """Look at the gradients at ``x`` towards each of the nearest classes.
+
+    The fall of Z_y - Z_t that a linear model would allow is that at the furthest point of the threat set along the
+    gradient, bounds included; classes are ordered by what it would leave of their margin.
+
+    Returns:
+        What is known, and the furthest point towards the first class, (B, *S).
+    """
+    parts = []
+    for start in range(0, len(x), model.batch_size):
+        rows = torch.arange(start, min(start + model.batch_size, len(x)), device=x.device)
+        parts.append(_look(model, x[rows], y[rows], threat.select(rows)))
+    logits, order, expected, first = (torch.cat(each) for each in zip(*parts, strict=True))
+    clean, spent = margin(logits, y), torch.ones_like(y)
+    known = Prospects(
+        x.clone(),
+        is_adversarial(logits, y),
+        clean,
+        expected,
+        clean.clone(),
+        torch.zeros_like(clean),
+        order,
+        spent,
+        spent * order.shape[1],
+    )
+    return known, first
+
+
+def _look(model: Classifier, x: Tensor, y: Tensor, threat: ThreatModel) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Return logits (B, K), classes in order (B, T), the expected fall (B,) and the first furthest points (B, *S)."""
+    count = min(MOST_TARGETS, model.classes(x) - 1)
+
+    def nearest(logits: Tensor, rows: Tensor) -> Tensor:
+        return logits.detach().scatter(1, y[rows, None], -torch.inf).topk(count).indices
+
+    gaps, gradients, logits = model.jacobian(
+        lambda z, rows: z.gather(1, y[rows, None]) - z.gather(1, nearest(z, rows)), x
+    )
+    others = nearest(logits, torch.arange(len(x), device=x.device))
+    furthest = [balls.furthest(threat, x, -gradient) for gradient in gradients.unbind(1)]
+    falls = [
+        ((x - point) * gradient).flatten(1).sum(1)
+        for point, gradient in zip(furthest, gradients.unbind(1), strict=True)
+    ]
+    left = gaps - torch.stack(falls, 1)
+    order = left.argsort(dim=1, stable=True)
+    first = torch.stack(furthest, 1)[torch.arange(len(x), device=x.device), order[:, 0]]
+    return logits, others.gather(1, order), gaps.amin(1) - left.amin(1), first
