@@ -90,7 +90,8 @@ def curve_figure(points: Sequence[Mapping[str, Any]], order: Sequence[str], mark
                 )
         for mark in marks:
             axes.axvline(mark, color=INK, lw=0.8, ls=(0, (2, 3)), zorder=1)
-        axes.set(ylim=(0, 1), xlabel="epsilon")
+        family = next((p["norm"] for p in points if ":" in p["norm"]), None)
+        axes.set(ylim=(0, 1), xlabel=f"factor of the sizes in {family}" if family else "epsilon")
         axes.set_xlim(left=0)
         axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
         axes.xaxis.set_major_locator(MaxNLocator(6))
