@@ -1,11 +1,14 @@
 """Threat sets that are not lp balls: reading, geometry in closed form, and what the judge makes of them."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
 
+from robustscope.attacks import ATTACKS
 from robustscope.attacks.verify import verify
+from robustscope.contracts import ContractBroken, checks_for
 from robustscope.core.draws import Draws
 from robustscope.core.errors import ConstraintViolated, InvalidValue, UnknownName
 from robustscope.core.threats import Patch, RotationTranslation, make_threat, parse_threat, threat_text
@@ -156,6 +159,22 @@ def test_the_judge_makes_every_example_anew():
     for parameters, said in ((None, "no parameters"), (drawn[:, :2], "shape"), (drawn * 0.9, "left the threat set")):
         with pytest.raises(ConstraintViolated, match=said):
             verify(model, x, y, threat, AttackResult(made, zero, zero, parameters=parameters))
+
+
+@pytest.mark.parametrize("name", ["rotation_translation", "patch"])
+def test_the_contract_catches_an_attack_that_leaves_its_set(name):
+    card = ATTACKS[name]
+
+    def liar(model, x, y, threat, *, draws, targets=None):
+        found = card.function(model, x, y, threat, draws=draws, targets=targets, **card.resolve(card.quick))
+        if found.parameters is not None:
+            return replace(found, parameters=found.parameters * 0.9)
+        x_adv = found.x_adv.clone()
+        x_adv[..., 0, 0] = x_adv[..., -1, -1] = threat.bounds.upper
+        return replace(found, x_adv=x_adv)
+
+    with pytest.raises(ContractBroken, match="left its threat set"):
+        checks_for(card)["stays_in_threat_set"](replace(card, function=liar, quick={}), card.threats[0])
 
 
 # Patches -------------------------------------------------------------------------------------------------------------
