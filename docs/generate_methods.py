@@ -64,7 +64,7 @@ def facts(card: AttackCard) -> str:
     rows = {
         "Needs of the model": card.access,
         "Aim": card.aim,
-        "Norms": ", ".join(card.norms),
+        "Norms" if card.norms else "Threat sets": ", ".join(card.kinds),
         "Goals": ", ".join(card.goals),
         "Random": "yes, from draws that belong to the samples" if card.stochastic else "no",
         "Cost with defaults": f"at most {forward} forward and {backward} backward rows for each sample",
@@ -104,7 +104,7 @@ def page(card: AttackCard) -> str:
 def index() -> str:
     """Return the table of all attacks."""
     rows = [
-        f"| [{card.name}]({card.name}.md) | {card.access} | {', '.join(card.norms)} | {cell(card.summary())} |"
+        f"| [{card.name}]({card.name}.md) | {card.access} | {', '.join(card.kinds)} | {cell(card.summary())} |"
         for card in ATTACKS
     ]
     head = ["| Attack | Needs | Norms | What it does |", "| --- | --- | --- | --- |"]

@@ -292,7 +292,7 @@ def test_losses_that_need_more_classes_are_refused():
     [
         ("fgms", "linf:0.1", {}, UnknownName, "Did you mean 'fgsm'"),
         ("pgd", "l0:3", {}, InvalidValue, "norm='l0'"),
-        ("pgd", "linf:inf", {}, InvalidValue, "finite epsilon"),
+        ("pgd", "patch:2,2", {}, InvalidValue, "choose among"),
         ("pgd", "linf:0.1", {"step": 3}, UnknownName, "Did you mean 'steps'"),
         ("pgd", "linf:0.1", {"steps": 0}, InvalidValue, "steps=0"),
         ("pgd", "linf:0.1", {"steps": 2.5}, InvalidType, "int is allowed"),

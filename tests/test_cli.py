@@ -332,6 +332,8 @@ OPTIONS = {
     "run": "--shard --workers --quiet --json",
     "report": "--out --json",
     "verify": "--show --json",
+    "universal": "--data --threat --samples --passes --step-batch --relative-step-size --seed --batch-size --threads "
+    "--device --weights --mean --std --bounds --out --quiet --json",
     "list": "--json attacks suites",
     "check": "--json my_module:my_attack",
     "cite": "BibTeX",

@@ -8,7 +8,7 @@ from robustscope.attacks import ATTACKS
 from robustscope.contracts import CHECKS, ContractBroken, check, checks_for, load_card, run_check, run_checks
 from robustscope.core.errors import InvalidType, InvalidValue, MissingFile, UnknownName
 
-CASES = [(card, norm, name) for card in ATTACKS for norm in card.norms for name in checks_for(card)]
+CASES = [(card, norm, name) for card in ATTACKS for norm in card.kinds for name in checks_for(card, norm)]
 
 
 @pytest.mark.parametrize(("card", "norm", "name"), [pytest.param(*c, id=f"{c[0].name}-{c[1]}-{c[2]}") for c in CASES])

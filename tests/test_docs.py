@@ -134,7 +134,10 @@ def restored():
         sys.modules.pop(name, None)
 
 
-@pytest.mark.parametrize("name", ["README.md", "docs/start.md", "docs/adding.md", "docs/models.md", "docs/data.md"])
+PAGES_THAT_RUN = ["README.md", *(f"docs/{name}.md" for name in ("start", "adding", "models", "data", "threat-sets"))]
+
+
+@pytest.mark.parametrize("name", PAGES_THAT_RUN)
 def test_code_runs_and_prints_what_the_page_says(name, tmp_path, monkeypatch, restored):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("robustscope.cli.evaluate_command.worker_count", lambda workers, plan: 1)
@@ -149,7 +152,7 @@ def test_running_a_page_has_teeth(tmp_path):
 
 
 def test_no_page_with_code_is_forgotten():
-    listed = {"README.md", "docs/start.md", "docs/adding.md", "docs/models.md", "docs/data.md"}
+    listed = {*PAGES_THAT_RUN}
     with_code = {
         str(page.relative_to(ROOT))
         for page in PAGES
@@ -220,7 +223,7 @@ def test_the_readme_lists_every_attack_as_its_card_says():
         for name, norms, access, *_ in (row for row in rows(read("README.md")) if len(row) == 4)
         if (match := re.match(r"\[`(\w+)`\]", name))
     }
-    assert table == {card.name: (", ".join(card.norms), card.access) for card in ATTACKS}
+    assert table == {card.name: (", ".join(card.kinds), card.access) for card in ATTACKS}
 
 
 def test_the_readme_lists_every_suite_command_and_extra():

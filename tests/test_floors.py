@@ -39,6 +39,7 @@ HELPERS = {
         "search",
         "square_windows",
         "suites",
+        "universal_craft",
         "verify",
     }
 }

@@ -14,6 +14,7 @@ import torch
 from torch import nn
 
 from robustscope.core.errors import InvalidType, InvalidValue, UnknownName, did_you_mean
+from robustscope.core.threats import Patch, RotationTranslation, Threat, threat_text
 from robustscope.core.types import Ledger, ThreatModel
 from robustscope.data.datasets import Dataset, from_pairs, from_tensors, load_data
 from robustscope.models.classifier import Classifier
@@ -80,7 +81,7 @@ Model = nn.Module | Classifier | LoadedModel
 def evaluate(
     model: Model | Mapping[str, Model],
     data: Dataset | str | tuple[Any, Any] | Any,
-    threat: str | ThreatModel | Sequence[str | ThreatModel] = DEFAULT_THREAT,
+    threat: str | Threat | Sequence[str | Threat] = DEFAULT_THREAT,
     *,
     attacks: str | AttackSpec | Sequence[str | AttackSpec] = (),
     settings: Settings | None = None,
@@ -97,7 +98,7 @@ def evaluate(
         model: a torch module in evaluation mode, a :class:`Classifier`, what ``load_model`` returns, or a mapping of
             names to several of them.
         data: a data source such as "digits", a data set, a pair of tensors (x, y), or a torch data set of pairs.
-        threat: threat model or models, such as "linf:8/255".
+        threat: threat model or models, such as "linf:8/255", "rotation-translation:30,3", "patch:5,5" or "linf:inf".
         attacks: attack or attacks, such as "pgd:steps=100", instead of a suite.
         settings: samples, suite, curve, seed, sizes, device; see :class:`Settings`.
         out: run folder; a new temporary one when None. The same call with the same folder resumes it.
@@ -126,7 +127,9 @@ def evaluate(
     options = {"mean": mean, "std": std, "bounds": bounds}
     loaded = [_wrap(name, one, options, settings.batch_size) for name, one in named.items()]
     dataset, source = _open(data)
-    threats = tuple(_threat_text(one, loaded) for one in _several("threat", threat, (str, ThreatModel)))
+    threats = tuple(
+        _threat_text(one, loaded) for one in _several("threat", threat, (str, ThreatModel, RotationTranslation, Patch))
+    )
     config = Config(specs, source, threats, _attacks(attacks), settings)
     if not isinstance(out, (str, Path, type(None))):
         raise InvalidType(f"out={out!r} was given", "a path is allowed", "Write e.g. out='runs/first'.")
@@ -171,7 +174,7 @@ def _attacks(given: Any) -> tuple[AttackSpec, ...]:
 _EXAMPLES = {"threat": "threat='linf:8/255'", "attacks": "attacks=['fgsm', 'pgd:steps=100']"}
 
 
-def _threat_text(threat: str | ThreatModel, models: Sequence[LoadedModel]) -> str:
+def _threat_text(threat: str | Threat, models: Sequence[LoadedModel]) -> str:
     """Return a threat model as text; its bounds must be those of the models, which the plan takes them from."""
     if isinstance(threat, str):
         return threat
@@ -183,7 +186,7 @@ def _threat_text(threat: str | ThreatModel, models: Sequence[LoadedModel]) -> st
                 "equal bounds are allowed",
                 "Say bounds= in both, or give the threat model as text.",
             )
-    return f"{threat.norm}:{threat.common_epsilon!r}"
+    return threat_text(threat)
 
 
 def _wrap(name: str, model: Any, options: Mapping[str, Any], batch_size: int) -> LoadedModel:

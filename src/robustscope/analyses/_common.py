@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -67,6 +68,7 @@ def join(table: pd.DataFrame, plan: Mapping[str, Any]) -> pd.DataFrame:
             "Run the evaluation first; check that the selection of samples is not empty.",
         )
     cells = pd.DataFrame(plan["cells"])[["index", "model", "norm", "epsilon"]].rename(columns={"index": "cell"})
+    cells["epsilon"] = cells["epsilon"].astype(float)
     unknown = sorted(set(table["cell"].unique()) - set(cells["cell"]))
     if unknown:
         raise CorruptRun(
@@ -145,7 +147,8 @@ def verdict(rows: pd.DataFrame, known: pd.DataFrame, model: str, norm: str, epsi
     """Return one row for each sample: was it broken, by which radius on, and is the answer known at all?
 
     A sample counts as broken at epsilon if any attack broke it at epsilon or at a smaller radius of the same norm:
-    the smaller ball lies inside the larger one.
+    the smaller ball lies inside the larger one. An attack without a limit (epsilon = inf) broke it from the distance of
+    its example on.
 
     Args:
         rows: what :func:`join` returned.
@@ -156,9 +159,11 @@ def verdict(rows: pd.DataFrame, known: pd.DataFrame, model: str, norm: str, epsi
         Table indexed by sample: the facts, ``broken`` (bool), ``failed`` (bool: an attack that counts here ended in an
         error or ran out of time), ``robust`` (bool: correct and not broken; meaningless where ``failed``).
     """
-    part = rows[(rows["model"] == model) & (rows["norm"] == norm) & (rows["epsilon"] <= epsilon)]
+    mine = rows[(rows["model"] == model) & (rows["norm"] == norm)]
+    part = mine[mine["epsilon"] <= epsilon]
+    near = mine[(mine["epsilon"] == math.inf) & (mine["distance"] <= epsilon)]
     table = known.loc[model].copy()
-    table["broken"] = table.index.isin(part.loc[part["success"], "sample"])
+    table["broken"] = table.index.isin([*part.loc[part["success"], "sample"], *near.loc[near["success"], "sample"]])
     table["failed"] = table.index.isin(part.loc[part["status"].isin(FAILED), "sample"])
     table["robust"] = table["clean_correct"].fillna(False).astype(bool) & ~table["broken"]
     return table

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Literal, Protocol
 
 from torch import Tensor
@@ -11,7 +12,8 @@ from torch import Tensor
 from robustscope.core.draws import Draws
 from robustscope.core.errors import InvalidValue
 from robustscope.core.registry import Card, Registry
-from robustscope.core.types import AttackResult, Norm, ThreatModel
+from robustscope.core.threats import Threat, kind_of
+from robustscope.core.types import AttackResult, Norm
 from robustscope.models.classifier import Classifier
 
 Aim = Literal["fixed-epsilon", "minimum-norm"]
@@ -27,7 +29,7 @@ class Attack(Protocol):
         model: Classifier,
         x: Tensor,
         y: Tensor,
-        threat: ThreatModel,
+        threat: Any,
         *,
         draws: Draws,
         targets: Tensor | None = None,
@@ -43,47 +45,56 @@ class AttackCard(Card):
     Args:
         aim: "fixed-epsilon" (succeed inside the ball) or "minimum-norm" (find the nearest example).
         access: what it needs of the model: "gradients", "scores", "decisions" or "none" (noise).
-        norms: norms it is defined for.
+        norms: norms of the lp balls it is defined for.
+        threats: kinds of other threat sets it is defined for, such as "patch"; see ``core.threats``.
         goals: "untargeted", "targeted" or both.
         stochastic: whether it draws random numbers.
         quick: hyper-parameters for the contract checks.
         cost: resolved hyper-parameters -> most (forward, backward) rows that one sample can cost.
         floor: True for noise: what anything called an attack must beat.
+        pin: resolved hyper-parameters -> the same with the hashes of the files that they name, for the plan.
+        equip: for attacks that need files: ``(folder, model, x, threat) -> hyper-parameters`` writes small ones for the
+            contract checks. What such an attack achieves depends on its files, so its strength is not checked.
     """
 
     aim: Aim = "fixed-epsilon"
     access: Access = "gradients"
     norms: tuple[Norm, ...] = ("linf",)
+    threats: tuple[str, ...] = ()
     goals: tuple[Goal, ...] = ("untargeted",)
     stochastic: bool = False
     quick: Mapping[str, Any] = field(default_factory=dict)
     cost: Callable[[Mapping[str, Any]], tuple[int, int]] = lambda parameters: (0, 0)
     floor: bool = False
+    pin: Callable[[dict[str, Any]], dict[str, Any]] = lambda parameters: parameters
+    equip: Callable[[Path, Classifier, Tensor, Threat], dict[str, Any]] | None = None
 
-    def check(self, threat: ThreatModel, targets: Tensor | None = None) -> None:
+    @property
+    def kinds(self) -> tuple[str, ...]:
+        """Everything it is defined for: norms, then kinds of other threat sets."""
+        return (*self.norms, *self.threats)
+
+    def check(self, threat: Threat, targets: Tensor | None = None) -> None:
         """Refuse a threat model or a goal that the attack is not defined for.
 
         Raises:
             InvalidValue: naming what the attack allows.
         """
-        if threat.norm not in self.norms:
+        kind = kind_of(threat)
+        if kind not in self.kinds:
+            others = ", ".join(card.name for card in ATTACKS if kind in card.threats)
             raise InvalidValue(
                 f"the attack {self.name!r} was asked for norm={threat.norm!r}",
-                f"it is defined for {self.norms}",
-                "Choose another attack or threat model; `robustscope list` shows which norms each attack has.",
+                f"it is defined for {self.kinds}",
+                f"For this threat set choose among: {others}."
+                if others
+                else "Choose another attack or threat model; `robustscope list` shows which norms each attack has.",
             )
         if targets is not None and "targeted" not in self.goals:
             raise InvalidValue(
                 f"targets were given to the attack {self.name!r}",
                 "it is untargeted",
                 "Leave targets out, or choose an attack whose goals include 'targeted'.",
-            )
-        radii = threat.epsilon if isinstance(threat.epsilon, tuple) else (threat.epsilon,)
-        if self.aim == "fixed-epsilon" and float("inf") in radii:
-            raise InvalidValue(
-                f"the fixed-epsilon attack {self.name!r} was asked for an infinite radius",
-                "a finite epsilon is allowed",
-                "Give a radius, or choose an attack whose aim is 'minimum-norm'.",
             )
 
 

@@ -13,7 +13,9 @@ from robustscope.attacks.cards import ATTACKS, AttackCard
 from robustscope.attacks.verify import Verdict, verify
 from robustscope.core.draws import Draws
 from robustscope.core.errors import InvalidType, InvalidValue
+from robustscope.core.threats import Patch, RotationTranslation, Threat, parse_threat
 from robustscope.core.types import AttackResult, ThreatModel
+from robustscope.geometry import balls
 from robustscope.models.classifier import Classifier
 
 
@@ -30,7 +32,7 @@ class Attempt:
     """One attack with its hyper-parameters against one threat model."""
 
     attack: str
-    threat: ThreatModel
+    threat: Threat
     parameters: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -48,7 +50,7 @@ def attack(
     model: Classifier,
     x: Tensor,
     y: Tensor,
-    threat: ThreatModel | str,
+    threat: Threat | str,
     *,
     targets: Tensor | None = None,
     draws: Draws | None = None,
@@ -62,7 +64,8 @@ def attack(
         model: classifier under attack.
         x: (B, *S), clean inputs inside the bounds.
         y: int64 (B,), true classes.
-        threat: threat model, or a text such as "linf:8/255" in the bounds of the model.
+        threat: threat model, or a text such as "linf:8/255" in the bounds of the model. An infinite radius asks a
+            minimum-norm attack for the smallest perturbation; a fixed-epsilon attack gets a ball that holds the whole box.
         targets: int64 (B,), classes to reach; None attacks untargeted.
         draws: random numbers; None numbers the samples 0 to B - 1 under ``seed``.
         seed: used when ``draws`` is None.
@@ -86,13 +89,18 @@ def attack(
     card = name if isinstance(name, AttackCard) else ATTACKS[name]
     for what, value, wanted, remedy in (
         ("model", model, Classifier, "Wrap the network: Classifier(module.eval())."),
-        ("threat", threat, (ThreatModel, str), "Write e.g. 'linf:8/255' or ThreatModel('linf', 0.1)."),
+        (
+            "threat",
+            threat,
+            (ThreatModel, RotationTranslation, Patch, str),
+            "Write e.g. 'linf:8/255' or ThreatModel('linf', 0.1).",
+        ),
         ("draws", draws, (Draws, type(None)), "Leave them out and say seed=, or write Draws(seed, sample_ids)."),
     ):
         if not isinstance(value, wanted):
             names = " or ".join(kind.__name__ for kind in (wanted if isinstance(wanted, tuple) else (wanted,)))
             raise InvalidType(f"{what} of type {type(value).__name__} was given", f"{names} is allowed", remedy)
-    threat = ThreatModel.parse(threat, model.bounds) if isinstance(threat, str) else threat
+    threat = parse_threat(threat, model.bounds) if isinstance(threat, str) else threat
     if threat.bounds != model.bounds:
         raise InvalidValue(
             f"the threat model has bounds {tuple(threat.bounds)} and the classifier {tuple(model.bounds)}",
@@ -113,7 +121,8 @@ def attack(
             "one sample id for each input is allowed",
             "Select the draws of these samples: draws.select(rows).",
         )
-    result = card.function(model, x, y, threat, draws=draws, targets=targets, **resolved)
+    faced = balls.whole_box(threat, x) if card.aim == "fixed-epsilon" else threat
+    result = card.function(model, x, y, faced, draws=draws, targets=targets, **resolved)
     return Outcome(result, verify(model, x, y, threat, result, targets))
 
 

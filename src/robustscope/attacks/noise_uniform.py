@@ -18,6 +18,7 @@ from robustscope.models.classifier import Classifier
     source="Carlini et al., 2019, arXiv:1902.06705, Sec. 4.12: random noise must be weaker than any attack",
     access="decisions",
     norms=("linf", "l2", "l1", "l0"),
+    threats=("patch",),
     goals=("untargeted", "targeted"),
     stochastic=True,
     quick={"restarts": 3},
@@ -36,7 +37,8 @@ def noise_uniform(
 ) -> AttackResult:
     """Return the first of several uniform points of the ball that is adversarial, or the last one.
 
-    Uniform in the ball of the norm, then projected on the bounds (l0: floor(epsilon) random values redrawn).
+    Uniform in the ball of the norm, then projected on the bounds (l0: floor(epsilon) random values redrawn; patch: a
+    rectangle at a random place, redrawn).
 
     Args:
         model: classifier; only its decisions are used.

@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from robustscope.core.errors import ConstraintViolated
-from robustscope.core.types import AttackResult, Bounds, ThreatModel
+from robustscope.core.threats import RotationTranslation, Threat
+from robustscope.core.types import AttackResult, Bounds
 from robustscope.geometry import balls
 from robustscope.geometry.losses import margin
 from robustscope.geometry.rules import is_adversarial
@@ -38,7 +39,7 @@ class Verdict:
 
 
 def verify(
-    model: Classifier, x: Tensor, y: Tensor, threat: ThreatModel, result: AttackResult, targets: Tensor | None = None
+    model: Classifier, x: Tensor, y: Tensor, threat: Threat, result: AttackResult, targets: Tensor | None = None
 ) -> Verdict:
     """Recompute prediction, distance and membership of every returned example.
 
@@ -48,7 +49,7 @@ def verify(
         model: the classifier.
         x: (B, *S), clean inputs.
         y: int64 (B,), true classes.
-        threat: norm, radius, bounds.
+        threat: the threat set; of transformations, the examples are made anew from the parameters in ``result``.
         result: what the attack returned.
         targets: int64 (B,), classes that were to be reached, or None.
 
@@ -57,8 +58,9 @@ def verify(
     """
     x_adv = result.x_adv
     check_form(x, x_adv)
-    inside = balls.contains(threat, x, x_adv)
-    distance = balls.distance(threat.norm, x, x_adv)
+    _check_parameters(x, threat, result.parameters)
+    inside = balls.contains(threat, x, x_adv, result.parameters)
+    distance = balls.distance(threat, x, x_adv, result.parameters)
     if not inside.all():
         outside = (~inside).nonzero()[:, 0]
         first = int(outside[0])
@@ -100,6 +102,17 @@ def check_form(x: Tensor, x_adv: Tensor) -> None:
     if given:
         raise ConstraintViolated(
             f"the attack returned {given}", "the form of the inputs is allowed", "This is a bug of the attack."
+        )
+
+
+def _check_parameters(x: Tensor, threat: Threat, parameters: Tensor | None) -> None:
+    """Refuse transformed examples that do not say how they were made."""
+    if isinstance(threat, RotationTranslation) and (parameters is None or parameters.shape != (len(x), 3)):
+        given = "no parameters" if parameters is None else f"parameters of shape {tuple(parameters.shape)}"
+        raise ConstraintViolated(
+            f"the attack returned {given} for {len(x)} transformed examples",
+            f"parameters of shape ({len(x)}, 3) are allowed",
+            "This is a bug of the attack: an example of this threat set is proved by its angle and its shift.",
         )
 
 

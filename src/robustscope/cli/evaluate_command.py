@@ -37,7 +37,8 @@ Data = Annotated[str | None, Parameter(help="Data source, e.g. digits, mnist:FOL
 Threats = Annotated[
     tuple[str, ...],
     Parameter(
-        help=f"Threat model NORM:EPSILON, e.g. linf:8/255 or l2:0.5; may be repeated. {DEFAULT_THREAT} if left out.",
+        help="Threat model NORM:EPSILON, e.g. linf:8/255, l2:0.5 or linf:inf, or rotation-translation:DEGREES,PIXELS or "
+        f"patch:HEIGHT,WIDTH; may be repeated. {DEFAULT_THREAT} if left out.",
         show_default=False,
     ),
 ]

@@ -35,7 +35,7 @@ def command(
                 "name": card.name,
                 "access": card.access,
                 "aim": card.aim,
-                "norms": list(card.norms),
+                "norms": list(card.kinds),
                 "goals": list(card.goals),
                 "version": card.version,
                 "source": card.source,

@@ -47,12 +47,13 @@ def command(
     asked = configure(models, data, threat, attack, options, model_options, config)
     from robustscope.runs.plan import make_plan
     from robustscope.runs.session import start
+    from robustscope.runs.store import portable
 
     plan = make_plan(asked)
     if out_ is not None:
         start(plan, out_)
     if json:
-        emit(plan)
+        emit(portable(plan))
         return 0
     out.print(f"plan {plan['id']}: {describe(plan)}", markup=False)
     table = Table("cell", "model", "norm", "epsilon", "attack", "version", "parameters")

@@ -1,11 +1,13 @@
 """The contract of attacks: which checks there are, and which of them an attack must keep.
 
-Every check is a plain function ``(card, norm) -> None`` that raises :class:`ContractBroken` and says what it saw.
+Every check is a plain function ``(card, norm) -> None`` that raises :class:`ContractBroken` and says what it saw; where the
+threat set is not an lp ball, its kind stands for the norm.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 from robustscope.attacks.cards import AttackCard
 from robustscope.contracts.explained import explain
@@ -34,12 +36,12 @@ from robustscope.contracts.strength import (
     solves_the_linear_problem,
     survives_flat_gradients,
 )
-from robustscope.core.types import Norm
+from robustscope.core.types import NORMS
 
-Check = Callable[[AttackCard, Norm], None]
+Check = Callable[[AttackCard, Any], None]
 
 
-def explains_itself(card: AttackCard, norm: Norm) -> None:
+def explains_itself(card: AttackCard, norm: str) -> None:
     """The card is complete, and every parameter and every error is documented."""
     explain(card, norm, CHECKS)
 
@@ -68,16 +70,25 @@ CHECKS: dict[str, Check] = {
 }
 
 _NEEDS: dict[str, Callable[[AttackCard], bool]] = {
-    "beats_noise": lambda card: not card.floor,
-    "solves_the_linear_problem": lambda card: not card.floor,
-    "reaches_targets": lambda card: not card.floor and "targeted" in card.goals,
+    "beats_noise": lambda card: not card.floor and card.equip is None,
+    "solves_the_linear_problem": lambda card: not card.floor and card.equip is None,
+    "reaches_targets": lambda card: not card.floor and card.equip is None and "targeted" in card.goals,
     "more_restarts_never_hurt": lambda card: "restarts" in card.parameters,
 }
+_BALLS_ONLY = ("beats_noise", "solves_the_linear_problem", "agrees_with_certificates")
+"""Checks that need exact radii, or noise, of lp balls."""
 
 
-def checks_for(card: AttackCard) -> dict[str, Check]:
+def checks_for(card: AttackCard, norm: str | None = None) -> dict[str, Check]:
     """Return the checks that an attack must keep, chosen by what its card declares.
 
-    Noise (``floor=True``) need not beat noise, solve the linear problem or reach targets.
+    Noise (``floor=True``) need not beat noise, solve the linear problem or reach targets; nor need an attack whose
+    strength is that of the files it is given (``equip``).
+
+    Args:
+        card: of the attack.
+        norm: norm, or kind of another threat set; None means the first of the card.
     """
-    return {name: check for name, check in CHECKS.items() if name not in _NEEDS or _NEEDS[name](card)}
+    ball = (norm or card.kinds[0]) in NORMS
+    chosen = {name: check for name, check in CHECKS.items() if name not in _NEEDS or _NEEDS[name](card)}
+    return {name: check for name, check in chosen.items() if ball or name not in _BALLS_ONLY}

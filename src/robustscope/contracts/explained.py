@@ -12,7 +12,8 @@ from typing import Any, get_args
 from robustscope.attacks.cards import Access, Aim, AttackCard, Goal
 from robustscope.contracts.broken import ContractBroken
 from robustscope.core.errors import RobustscopeError
-from robustscope.core.types import NORMS, Norm
+from robustscope.core.threats import KINDS
+from robustscope.core.types import NORMS
 
 _HEADING = re.compile(r"^(Args|Returns|Raises|Yields|Example|Examples|Source|Departures|Note|Notes):", re.MULTILINE)
 
@@ -60,7 +61,7 @@ def _gaps_of_the_card(card: AttackCard, checks: Iterable[str]) -> Iterable[str]:
     if not card.source.strip():
         yield "the card names no source"
     for field, values, known in (
-        ("norms", card.norms, NORMS),
+        ("norms and threats", card.kinds, (*NORMS, *KINDS)),
         ("goals", card.goals, get_args(Goal)),
         ("aim", (card.aim,), get_args(Aim)),
         ("access", (card.access,), get_args(Access)),
@@ -69,7 +70,7 @@ def _gaps_of_the_card(card: AttackCard, checks: Iterable[str]) -> Iterable[str]:
             yield f"{field}={values!r} is not among {known}"
     for name, reason in card.known_failures.items():
         check, _, norm = name.partition("/")
-        if check not in checks or (norm and norm not in card.norms):
+        if check not in checks or (norm and norm not in card.kinds):
             yield f"known_failures names {name!r}, which is no check, or none of the norms"
         if not reason.strip():
             yield f"known_failures gives no reason for {name!r}"
@@ -109,7 +110,7 @@ def gaps(card: AttackCard, checks: Iterable[str]) -> list[str]:
     return [*_gaps_of_the_card(card, checks), *_gaps_of_the_function(card)]
 
 
-def explain(card: AttackCard, norm: Norm, checks: Iterable[str]) -> None:
+def explain(card: AttackCard, norm: str, checks: Iterable[str]) -> None:
     """Raise unless the card is complete and every parameter and error is documented."""
     found = gaps(card, set(checks))
     if found:

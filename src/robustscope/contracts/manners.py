@@ -29,32 +29,33 @@ from robustscope.contracts.trial import (
     require_inside,
     state_changes,
     subject,
+    threat_of,
 )
-from robustscope.core.types import Bounds, Norm, ThreatModel
+from robustscope.core.types import Bounds
 from robustscope.data import problems
 from robustscope.models.classifier import Classifier
 
 
-def keeps_form(card: AttackCard, norm: Norm) -> None:
+def keeps_form(card: AttackCard, norm: str) -> None:
     """Examples have shape, dtype and device of the inputs and no graph; counts are int64, one for each sample."""
     for dtype in (torch.float32, torch.float64):
         for problem in (problems.smooth_cnn(dtype, 5), problems.linear_boxed(dtype, 5)):
-            threat = ThreatModel(norm, MODERATE[norm])
+            threat = threat_of(norm, MODERATE[norm])
             result = call(card, subject(problem), problem.x, problem.y, threat, targets=aim(card, problem))
             require_form(card, problem.x, result)
 
 
-def takes_one_sample_and_none(card: AttackCard, norm: Norm) -> None:
+def takes_one_sample_and_none(card: AttackCard, norm: str) -> None:
     """A batch of one sample and an empty batch come back in their own form."""
     for count in (1, 0):
         problem = problems.smooth_cnn(n=2)
         x, y, goals = problem.x[:count], problem.y[:count], aim(card, problem)
         targets = None if goals is None else goals[:count]
-        result = call(card, subject(problem), x, y, ThreatModel(norm, MODERATE[norm]), targets=targets)
+        result = call(card, subject(problem), x, y, threat_of(norm, MODERATE[norm]), targets=targets)
         require_form(card, x, result)
 
 
-def leaves_inputs_alone(card: AttackCard, norm: Norm) -> None:
+def leaves_inputs_alone(card: AttackCard, norm: str) -> None:
     """x, y and targets are not changed, and the examples do not share memory with x."""
     problem = problems.smooth_cnn(n=5)
     for epsilon in (MODERATE[norm], 0.0):
@@ -62,7 +63,7 @@ def leaves_inputs_alone(card: AttackCard, norm: Norm) -> None:
         targets = (y + 1) % 4 if "targeted" in card.goals else None
         given = {"x": x, "y": y, **({} if targets is None else {"targets": targets})}
         before = {name: tensor.clone() for name, tensor in given.items()}
-        result = call(card, subject(problem), x, y, ThreatModel(norm, epsilon), targets=targets)
+        result = call(card, subject(problem), x, y, threat_of(norm, epsilon), targets=targets)
         for name, tensor in given.items():
             if tensor.shape != before[name].shape or not torch.equal(tensor, before[name]):
                 raise broken(card, f"changed {name} in place", "reading it", f"Work on {name}.clone().")
@@ -79,7 +80,7 @@ def leaves_inputs_alone(card: AttackCard, norm: Norm) -> None:
             )
 
 
-def stays_in_threat_set(card: AttackCard, norm: Norm) -> None:
+def stays_in_threat_set(card: AttackCard, norm: str) -> None:
     """No example leaves the ball or the bounds: both float types, inputs on the bounds, other bounds, radii per sample."""
     small = MODERATE[norm]
     per_sample = tuple(small * factor for factor in (0.0, 0.1, 1.0, 3.0, 0.5))
@@ -94,17 +95,17 @@ def stays_in_threat_set(card: AttackCard, norm: Norm) -> None:
         ):
             lower, upper = bounds
             x = (problem.x * (upper - lower) + lower).clamp(lower, upper)
-            model, threat = Classifier(problem.module, bounds), ThreatModel(norm, epsilon, bounds)
+            model, threat = Classifier(problem.module, bounds), threat_of(norm, epsilon, bounds)
             result = call(card, model, x, problem.y, threat, targets=aim(card, problem))
             require_form(card, x, result)
-            require_inside(card, threat, x, result.x_adv)
+            require_inside(card, threat, x, result)
 
 
-def zero_epsilon_returns_x(card: AttackCard, norm: Norm) -> None:
+def zero_epsilon_returns_x(card: AttackCard, norm: str) -> None:
     """With a radius of zero the examples are the inputs, bit for bit."""
     for dtype in (torch.float32, torch.float64):
         for problem in (problems.smooth_cnn(dtype, 5), problems.linear_boxed(dtype, 5)):
-            threat = ThreatModel(norm, 0.0)
+            threat = threat_of(norm, 0.0)
             result = call(card, subject(problem), problem.x, problem.y, threat, targets=aim(card, problem))
             require_form(card, problem.x, result)
             if not torch.equal(result.x_adv, problem.x):
@@ -117,14 +118,14 @@ def zero_epsilon_returns_x(card: AttackCard, norm: Norm) -> None:
                 )
 
 
-def leaves_model_alone(card: AttackCard, norm: Norm) -> None:
+def leaves_model_alone(card: AttackCard, norm: str) -> None:
     """Mode, weights, buffers, requires_grad, gradients, hooks and attributes of the model stay as they were."""
     problem = problems.normalised_cnn(n=5)
     parameters = list(problem.module.parameters())
     parameters[0].requires_grad_(False)
     parameters[1].grad = torch.full_like(parameters[1], 0.25)
     watch = ModelWatch(problem.module)
-    model, threat = subject(problem), ThreatModel(norm, MODERATE[norm])
+    model, threat = subject(problem), threat_of(norm, MODERATE[norm])
     try:
         call(card, model, problem.x, problem.y, threat, targets=aim(card, problem))
     finally:
@@ -155,9 +156,9 @@ class _Failing(nn.Module):
         return self.inner(x)
 
 
-def recovers_after_a_failing_model(card: AttackCard, norm: Norm) -> None:
+def recovers_after_a_failing_model(card: AttackCard, norm: str) -> None:
     """An exception of the model reaches the caller, and the next call is as if it had never happened."""
-    threat = ThreatModel(norm, MODERATE[norm])
+    threat = threat_of(norm, MODERATE[norm])
     problem = problems.smooth_cnn(n=5)
     targets, x = aim(card, problem), problem.x.clone()
     expected = call(card, subject(problem), x, problem.y, threat, targets=targets)
@@ -194,10 +195,10 @@ def recovers_after_a_failing_model(card: AttackCard, norm: Norm) -> None:
             )
 
 
-def leaves_global_randomness_alone(card: AttackCard, norm: Norm) -> None:
+def leaves_global_randomness_alone(card: AttackCard, norm: str) -> None:
     """The generators of torch, NumPy and Python, and torch's switches, are as before."""
     problem = problems.smooth_cnn(n=5)
-    threat = ThreatModel(norm, MODERATE[norm])
+    threat = threat_of(norm, MODERATE[norm])
     with other_global_numbers(918273645):
         before = global_state()
         call(card, subject(problem), problem.x, problem.y, threat, targets=aim(card, problem))
@@ -227,10 +228,10 @@ def _descriptors(into: list[str]) -> Generator[None]:
         into.append(file.read().decode(errors="replace"))
 
 
-def is_silent(card: AttackCard, norm: Norm) -> None:
+def is_silent(card: AttackCard, norm: str) -> None:
     """Nothing is printed and nothing is warned about."""
     problem = problems.smooth_cnn(n=5)
-    threat = ThreatModel(norm, GENEROUS[norm])
+    threat = threat_of(norm, GENEROUS[norm])
     text, raw = StringIO(), list[str]()
     with (
         warnings.catch_warnings(record=True) as caught,

@@ -6,8 +6,18 @@ import torch
 from torch import Tensor
 
 from robustscope.attacks.cards import AttackCard
-from robustscope.contracts.trial import MODERATE, aim, broken, call, difference, other_global_numbers, subject, take
-from robustscope.core.types import AttackResult, Norm, ThreatModel
+from robustscope.contracts.trial import (
+    MODERATE,
+    aim,
+    broken,
+    call,
+    difference,
+    other_global_numbers,
+    subject,
+    take,
+    threat_of,
+)
+from robustscope.core.types import AttackResult
 from robustscope.data import problems
 from robustscope.data.problems import Problem
 
@@ -15,16 +25,16 @@ TOLERANCE = 1e-9
 """Allowed gap in float64: another batch size may choose another kernel, whose sums round differently (about 1e-16)."""
 
 
-def _radii(norm: Norm, count: int) -> tuple[float, ...]:
+def _radii(norm: str, count: int) -> tuple[float, ...]:
     """Return another radius for each sample, so that solved samples leave the batch at different times."""
     return tuple(MODERATE[norm] * (0.25 + 0.25 * (i % 5)) for i in range(count))
 
 
 def _run(
-    card: AttackCard, problem: Problem, norm: Norm, rows: Tensor, *, seed: int = 0, batch_size: int = 256
+    card: AttackCard, problem: Problem, norm: str, rows: Tensor, *, seed: int = 0, batch_size: int = 256
 ) -> AttackResult:
     """Attack some rows of a problem, each under its own id and radius."""
-    threat = ThreatModel(norm, _radii(norm, len(problem.x))).select(rows)
+    threat = threat_of(norm, _radii(norm, len(problem.x))).select(rows)
     targets = aim(card, problem)
     return call(
         card,
@@ -38,7 +48,7 @@ def _run(
     )
 
 
-def same_seed_same_result(card: AttackCard, norm: Norm) -> None:
+def same_seed_same_result(card: AttackCard, norm: str) -> None:
     """The same seed gives the same bits whatever the global generators hold; another seed only matters if declared."""
     problem = problems.smooth_cnn(n=7)
     rows = torch.arange(7)
@@ -71,7 +81,7 @@ def same_seed_same_result(card: AttackCard, norm: Norm) -> None:
         )
 
 
-def batch_size_does_not_matter(card: AttackCard, norm: Norm) -> None:
+def batch_size_does_not_matter(card: AttackCard, norm: str) -> None:
     """Cutting the samples into batches of 1, 3 or all, here or inside the classifier, changes no result (1e-9)."""
     problem = problems.smooth_cnn(torch.float64, 7)
     whole = _run(card, problem, norm, torch.arange(7))
@@ -95,7 +105,7 @@ def batch_size_does_not_matter(card: AttackCard, norm: Norm) -> None:
         )
 
 
-def order_does_not_matter(card: AttackCard, norm: Norm) -> None:
+def order_does_not_matter(card: AttackCard, norm: str) -> None:
     """Permuted samples, with their ids and radii, give permuted results (1e-9)."""
     problem = problems.smooth_cnn(torch.float64, 7)
     order = torch.tensor([4, 0, 6, 2, 5, 1, 3])

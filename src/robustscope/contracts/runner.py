@@ -18,7 +18,7 @@ from robustscope.attacks import ATTACKS, AttackCard
 from robustscope.contracts.attacks import CHECKS, checks_for
 from robustscope.contracts.explained import sections
 from robustscope.core.errors import InvalidType, InvalidValue, MissingFile, RobustscopeError, UnknownName, did_you_mean
-from robustscope.core.types import Norm
+from robustscope.core.types import NORMS
 
 
 @dataclass(frozen=True)
@@ -35,13 +35,13 @@ class CheckResult:
     """
 
     name: str
-    norm: Norm
+    norm: str
     passed: bool
     expected_failure: str
     message: str
 
 
-def run_check(name: str, card: AttackCard, norm: Norm) -> CheckResult:
+def run_check(name: str, card: AttackCard, norm: str) -> CheckResult:
     """Run one check; an exception of any kind is a failure with its reason.
 
     Raises:
@@ -62,33 +62,33 @@ def run_check(name: str, card: AttackCard, norm: Norm) -> CheckResult:
     return CheckResult(name, norm, True, "", "")
 
 
-def run_checks(card: AttackCard, norms: Iterable[Norm] | None = None) -> list[CheckResult]:
+def run_checks(card: AttackCard, norms: Iterable[str] | None = None) -> list[CheckResult]:
     """Run every check that a card must keep, for each of its norms.
 
     Args:
         card: of the attack.
-        norms: norms to check, among those of the card; None checks all.
+        norms: norms, or kinds of other threat sets, to check, among those of the card; None checks all.
 
     Raises:
         InvalidValue: for a norm that the card does not declare.
     """
-    chosen = card.norms if norms is None else tuple(norms)
-    if not chosen or not set(chosen) <= set(card.norms):
+    chosen = card.kinds if norms is None else tuple(norms)
+    if not chosen or not set(chosen) <= set(card.kinds):
         raise InvalidValue(
             f"norms={chosen} were asked for {card.name!r}",
-            f"{card.norms} are allowed",
+            f"{card.kinds} are allowed",
             "Choose among the card's norms.",
         )
-    return [run_check(name, card, norm) for norm in chosen for name in checks_for(card)]
+    return [run_check(name, card, norm) for norm in chosen for name in checks_for(card, norm)]
 
 
-def load_card(target: str, norms: Iterable[Norm] | None = None) -> AttackCard:
+def load_card(target: str, norms: Iterable[str] | None = None) -> AttackCard:
     """Find the card of a registered name, or of a function in a module or a Python file.
 
     Args:
         target: ``"pgd"``, ``"my_module:my_attack"`` or ``"path/to/file.py:my_attack"``. The function may be registered,
             or just have the signature of an attack; the current folder is searched first.
-        norms: norms of a function without a card; None means linf alone.
+        norms: norms, or kinds of other threat sets, of a function without a card; None means linf alone.
 
     Raises:
         UnknownName: if the name is not registered, or the module has no such attribute.
@@ -135,7 +135,7 @@ def _load(place: str) -> ModuleType:
         sys.path.remove(here)
 
 
-def _wrap(name: str, function: Any, norms: tuple[Norm, ...]) -> AttackCard:
+def _wrap(name: str, function: Any, norms: tuple[str, ...]) -> AttackCard:
     """Build the card of a bare function from what its signature and docstring say."""
     needed = ("model", "x", "y", "threat", "draws")
     if not callable(function) or not set(needed) <= set(inspect.signature(function).parameters):
@@ -151,7 +151,8 @@ def _wrap(name: str, function: Any, norms: tuple[Norm, ...]) -> AttackCard:
         function=function,
         version=1,
         source=source,
-        norms=norms,
+        norms=tuple(norm for norm in NORMS if norm in norms),
+        threats=tuple(kind for kind in norms if kind not in NORMS),
         goals=("untargeted", "targeted") if targeted else ("untargeted",),
         stochastic=_mentions(function, "draws"),
     )
@@ -166,7 +167,7 @@ def _mentions(function: Callable[..., Any], name: str) -> bool:
     return any(isinstance(node, ast.Name) and node.id == name for node in ast.walk(tree))
 
 
-def check(target: str, norms: Iterable[Norm] | None = None) -> list[CheckResult]:
+def check(target: str, norms: Iterable[str] | None = None) -> list[CheckResult]:
     """Run all checks on a registered attack or on ``"my_module:my_attack"``; see :func:`load_card`.
 
     Example:

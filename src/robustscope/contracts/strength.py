@@ -16,8 +16,9 @@ from robustscope.contracts.trial import (
     require_form,
     require_inside,
     subject,
+    threat_of,
 )
-from robustscope.core.types import Norm, ThreatModel
+from robustscope.core.types import Norm
 from robustscope.data import problems
 from robustscope.data.problems import Problem
 from robustscope.geometry import balls
@@ -25,24 +26,24 @@ from robustscope.geometry.rules import is_adversarial
 from robustscope.models.classifier import Classifier
 
 
-def survives_flat_gradients(card: AttackCard, norm: Norm) -> None:
+def survives_flat_gradients(card: AttackCard, norm: str) -> None:
     """Zero gradients, gradients whose squares underflow and constant outputs give finite examples inside the set."""
     for build in (problems.flat_gradients, problems.faint_gradients, problems.constant):
         problem = build(n=5)
-        threat = ThreatModel(norm, MODERATE[norm])
+        threat = threat_of(norm, MODERATE[norm])
         result = call(card, subject(problem), problem.x, problem.y, threat, targets=aim(card, problem))
         require_form(card, problem.x, result)
-        require_inside(card, threat, problem.x, result.x_adv)
+        require_inside(card, threat, problem.x, result)
 
 
-def _broken_share(card: AttackCard, problem: Problem, norm: Norm, seed: int = 0) -> float:
-    model, threat, targets = subject(problem), ThreatModel(norm, MODERATE[norm]), aim(card, problem)
+def _broken_share(card: AttackCard, problem: Problem, norm: str, seed: int = 0) -> float:
+    model, threat, targets = subject(problem), threat_of(norm, MODERATE[norm]), aim(card, problem)
     result = call(card, model, problem.x, problem.y, threat, targets=targets, seed=seed)
     verdict = judged(card, model, problem.x, problem.y, threat, result, targets)
     return float((verdict.prediction != problem.y).double().mean())
 
 
-def beats_noise(card: AttackCard, norm: Norm) -> None:
+def beats_noise(card: AttackCard, norm: str) -> None:
     """On a smooth network the attack breaks at least a quarter more of the samples than uniform noise does."""
     problem = problems.smooth_cnn(n=16)
     ours = _broken_share(card, problem, norm)
@@ -74,7 +75,7 @@ def solves_the_linear_problem(card: AttackCard, norm: Norm) -> None:
     for radii, due in ((beyond, len(beyond)), (below, 0)):
         # The radii are equal up to rounding, so one number serves attacks that know no radius for each sample.
         epsilon = radii if norm == "l0" else sum(radii) / len(radii)
-        model, threat = subject(problem), ThreatModel(norm, epsilon)
+        model, threat = subject(problem), threat_of(norm, epsilon)
         result = call(card, model, problem.x, problem.y, threat, targets=targets)
         fallen = int(judged(card, model, problem.x, problem.y, threat, result, targets).success.sum())
         if fallen != due:
@@ -92,7 +93,7 @@ def agrees_with_certificates(card: AttackCard, norm: Norm) -> None:
     for problem in (problems.linear_boxed(n=12), *([] if norm == "l0" else [problems.linear_multiclass(n=6)])):
         exact = problem.radius[norm]
         radii = (exact - 1).clamp(min=0) if norm == "l0" else 0.98 * exact
-        model, threat, targets = subject(problem), ThreatModel(norm, tuple(radii.tolist())), aim(card, problem)
+        model, threat, targets = subject(problem), threat_of(norm, tuple(radii.tolist())), aim(card, problem)
         result = call(card, model, problem.x, problem.y, threat, targets=targets)
         # Judged by the forward pass alone, so that leaving the set does not hide a broken certificate.
         fallen = model.logits(result.x_adv).argmax(1) != problem.y
@@ -109,10 +110,10 @@ def agrees_with_certificates(card: AttackCard, norm: Norm) -> None:
         judged(card, model, problem.x, problem.y, threat, result, targets)
 
 
-def reaches_targets(card: AttackCard, norm: Norm) -> None:
+def reaches_targets(card: AttackCard, norm: str) -> None:
     """The least likely class is reached for at least half of the samples, at a radius where sound attacks reach most."""
     problem = problems.smooth_cnn(n=16)
-    model, threat = subject(problem), ThreatModel(norm, GENEROUS[norm])
+    model, threat = subject(problem), threat_of(norm, GENEROUS[norm])
     targets = model.logits(problem.x).argmin(1)
     result = call(card, model, problem.x, problem.y, threat, targets=targets)
     reached = judged(card, model, problem.x, problem.y, threat, result, targets).success.double().mean()
@@ -137,13 +138,13 @@ class _Counting(nn.Module):
         return self.inner(x)
 
 
-def counts_its_queries(card: AttackCard, norm: Norm) -> None:
+def counts_its_queries(card: AttackCard, norm: str) -> None:
     """The rows reported are those that passed the model, nothing bypasses the classifier, and the cost is not exceeded."""
     for problem, batch_size in ((problems.smooth_cnn(n=9), 4), (problems.constant(n=5), 256)):
         counting = _Counting(problem.module).eval()
         model = Classifier(counting, problem.bounds, batch_size=batch_size)
         targets = aim(card, problem)
-        result = call(card, model, problem.x, problem.y, ThreatModel(norm, MODERATE[norm]), targets=targets)
+        result = call(card, model, problem.x, problem.y, threat_of(norm, MODERATE[norm]), targets=targets)
         for name in ("forward", "backward"):
             said, seen = int(getattr(result, name).sum()), getattr(model.ledger, name)
             if said != seen:
@@ -185,10 +186,10 @@ def _check_cost(card: AttackCard, forward: Tensor, backward: Tensor) -> None:
         )
 
 
-def more_restarts_never_hurt(card: AttackCard, norm: Norm) -> None:
+def more_restarts_never_hurt(card: AttackCard, norm: str) -> None:
     """Every sample that falls with one restart falls with two and with four, under the same seed."""
     problem = problems.smooth_cnn(n=16)
-    model, threat, targets = subject(problem), ThreatModel(norm, MODERATE[norm] * 0.5), aim(card, problem)
+    model, threat, targets = subject(problem), threat_of(norm, MODERATE[norm] * 0.5), aim(card, problem)
     before = torch.zeros(len(problem.x), dtype=torch.bool)
     fewer = 0
     for restarts in (1, 2, 4):

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import copy
 import random
+import tempfile
 from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,16 +19,25 @@ from robustscope.attacks.verify import Verdict, verify
 from robustscope.contracts.broken import ContractBroken
 from robustscope.core.draws import Draws
 from robustscope.core.errors import ConstraintViolated
-from robustscope.core.types import AttackResult, Norm, ThreatModel
+from robustscope.core.threats import Patch, RotationTranslation, Threat, make_threat
+from robustscope.core.types import AttackResult, Bounds
 from robustscope.data.problems import Problem
 from robustscope.geometry import balls
 from robustscope.models.classifier import Classifier
 
-MODERATE: Mapping[Norm, float] = {"linf": 0.07, "l2": 0.48, "l1": 1.5, "l0": 6.0}
+FAMILIES: Mapping[str, str] = {RotationTranslation.kind: RotationTranslation(30, 1).norm, Patch.kind: Patch(2, 2).norm}
+"""The sizes at factor 1 of threat sets that are not balls; the radii below are factors of them."""
+
+MODERATE: Mapping[str, float] = {"linf": 0.07, "l2": 0.48, "l1": 1.5, "l0": 6.0, **dict.fromkeys(FAMILIES, 1.0)}
 """Radii at which a sound attack breaks most samples of ``problems.smooth_cnn`` and noise few."""
 
-GENEROUS: Mapping[Norm, float] = {"linf": 0.2, "l2": 1.5, "l1": 4.8, "l0": 24.0}
+GENEROUS: Mapping[str, float] = {"linf": 0.2, "l2": 1.5, "l1": 4.8, "l0": 24.0, **dict.fromkeys(FAMILIES, 2.0)}
 """Radii at which a sound attack reaches the least likely class of ``problems.smooth_cnn`` for most samples."""
+
+
+def threat_of(norm: str, epsilon: float | tuple[float, ...], bounds: Bounds = Bounds(0.0, 1.0)) -> Threat:
+    """Return the threat set of a check: a ball, or a set of a kind with ``epsilon`` as its factor."""
+    return make_threat(FAMILIES.get(norm, norm), epsilon, bounds)
 
 
 def subject(problem: Problem, batch_size: int = 256) -> Classifier:
@@ -48,7 +59,7 @@ def call(
     model: Classifier,
     x: Tensor,
     y: Tensor,
-    threat: ThreatModel,
+    threat: Threat,
     *,
     targets: Tensor | None = None,
     ids: Sequence[int] | None = None,
@@ -78,7 +89,7 @@ def call_bare(
     model: Classifier,
     x: Tensor,
     y: Tensor,
-    threat: ThreatModel,
+    threat: Threat,
     *,
     targets: Tensor | None = None,
     ids: Sequence[int] | None = None,
@@ -87,9 +98,10 @@ def call_bare(
 ) -> AttackResult:
     """As :func:`call`, but let the attack's own exceptions pass."""
     card.check(threat, targets)
-    resolved = card.resolve({**card.quick, **parameters})
     draws = Draws(seed, tuple(range(len(x)) if ids is None else ids)).within(card.name)
-    result = card.function(model, x, y, threat, draws=draws, targets=targets, **resolved)
+    with _equipped(card, model, x, threat) as files:
+        resolved = card.resolve({**card.quick, **files, **parameters})
+        result = card.function(model, x, y, threat, draws=draws, targets=targets, **resolved)
     if not isinstance(result, AttackResult):
         raise broken(card, f"returned a {type(result).__name__}", "an AttackResult", "Return AttackResult(x_adv, ...).")
     for name in ("x_adv", "forward", "backward"):
@@ -98,7 +110,17 @@ def call_bare(
     return result
 
 
-def _short(threat: ThreatModel) -> str:
+@contextmanager
+def _equipped(card: AttackCard, model: Classifier, x: Tensor, threat: Threat) -> Generator[Mapping[str, Any]]:
+    """Give an attack the files that it needs, for one call."""
+    if card.equip is None:
+        yield {}
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        yield card.equip(Path(folder), model, x, threat)
+
+
+def _short(threat: Threat) -> str:
     return "per sample" if isinstance(threat.epsilon, tuple) else f"{threat.epsilon:g}"
 
 
@@ -112,7 +134,7 @@ def judged(
     model: Classifier,
     x: Tensor,
     y: Tensor,
-    threat: ThreatModel,
+    threat: Threat,
     result: AttackResult,
     targets: Tensor | None = None,
 ) -> Verdict:
@@ -164,13 +186,14 @@ def require_form(card: AttackCard, x: Tensor, result: AttackResult) -> None:
         )
 
 
-def require_inside(card: AttackCard, threat: ThreatModel, x: Tensor, x_adv: Tensor) -> None:
+def require_inside(card: AttackCard, threat: Threat, x: Tensor, result: AttackResult) -> None:
     """Raise unless every example lies in its threat set."""
-    inside = balls.contains(threat, x, x_adv)
+    x_adv, parameters = result.x_adv, result.parameters
+    inside = balls.contains(threat, x, x_adv, parameters)
     if bool(inside.all()):
         return
     row = int((~inside).nonzero()[0])
-    length = float(balls.distance(threat.norm, x, x_adv)[row])
+    length = float(balls.distance(threat, x, x_adv, parameters)[row])
     raise broken(
         card,
         f"left its threat set in {int((~inside).sum())} of {len(x)} rows of {x.dtype}: row {row} is at {threat.norm} "
@@ -182,14 +205,18 @@ def require_inside(card: AttackCard, threat: ThreatModel, x: Tensor, x_adv: Tens
 
 def difference(a: AttackResult, b: AttackResult, tolerance: float = 0.0) -> str:
     """Say how two results differ, or return the empty text."""
-    for name in ("x_adv", "forward", "backward"):
+    for name in ("x_adv", "forward", "backward", "parameters"):
         one, two = getattr(a, name), getattr(b, name)
+        if one is None and two is None:
+            continue
+        if one is None or two is None:
+            return f"{name} is there in one and not in the other"
         if one.shape != two.shape:
             return f"{name} has shape {tuple(one.shape)} in one and {tuple(two.shape)} in the other"
         if not one.numel():
             continue
         gap = (one.double() - two.double()).abs()
-        if not bool((gap <= (tolerance if name == "x_adv" else 0)).all()):
+        if not bool((gap <= (tolerance if name in ("x_adv", "parameters") else 0)).all()):
             rows = int((~(gap <= tolerance)).flatten(1).any(1).sum()) if gap.dim() > 1 else int((gap > 0).sum())
             return f"{name} differs in {rows} of {len(one)} rows, by up to {float(gap.max()):.3g}"
     return ""
@@ -197,7 +224,8 @@ def difference(a: AttackResult, b: AttackResult, tolerance: float = 0.0) -> str:
 
 def take(result: AttackResult, rows: Tensor) -> AttackResult:
     """Return some rows of a result."""
-    return AttackResult(result.x_adv[rows], result.forward[rows], result.backward[rows])
+    parameters = None if result.parameters is None else result.parameters[rows]
+    return AttackResult(result.x_adv[rows], result.forward[rows], result.backward[rows], parameters=parameters)
 
 
 class ModelWatch:

@@ -196,12 +196,17 @@ class AttackResult:
         forward: int64 (B,), rows that each sample sent forward through the model.
         backward: int64 (B,), rows that each sample sent backward.
         trace: (B, T) losses along the way, or None; NaN where a sample had already left the batch.
+        parameters: (B, P) what was done to each input, for threat sets of transformations, where it proves membership.
+        elsewhere: int64 (B, 2), rows that each sample sent forward and backward through other models than the one under
+            attack, or None.
     """
 
     x_adv: Tensor
     forward: Tensor
     backward: Tensor
     trace: Tensor | None = None
+    parameters: Tensor | None = None
+    elsewhere: Tensor | None = None
 
 
 @dataclass

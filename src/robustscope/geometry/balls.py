@@ -1,16 +1,21 @@
 """Balls: distance, exact projection on ball and box together, steepest step, sampling.
 
 All functions take ``(B, *S)`` tensors and treat samples one by one. Distances are measured here and nowhere else.
+:func:`distance`, :func:`contains`, :func:`project` and :func:`sample` dispatch on the type of the threat set; what stands
+here is for lp balls, and other sets register their own (``patches``, ``rigid``).
 """
 
 from __future__ import annotations
 
 import math
+from dataclasses import replace
+from functools import singledispatch
 
 import torch
 from torch import Tensor
 
 from robustscope.core.draws import Draws
+from robustscope.core.threats import Threat
 from robustscope.core.types import Bounds, Norm, ThreatModel
 
 
@@ -19,11 +24,22 @@ def _columns(values: Tensor, like: Tensor) -> Tensor:
     return values.reshape(-1, *([1] * (like.dim() - 1)))
 
 
-def distance(norm: Norm, x: Tensor, x_adv: Tensor) -> Tensor:
+@singledispatch
+def distance(norm: Norm | Threat, x: Tensor, x_adv: Tensor, parameters: Tensor | None = None) -> Tensor:
     """Return the distance of each pair in ``norm``: float64 (B,).
 
-    Measured in float64 whatever the dtype of the inputs; "l0" counts the values that differ.
+    Measured in float64 whatever the dtype of the inputs; "l0" counts the values that differ. Given a threat set instead,
+    the distance is in the units of its epsilon: at most epsilon exactly when the example lies in the set.
+
+    Args:
+        norm: a norm, or a threat set.
+        x: (B, *S).
+        x_adv: (B, *S).
+        parameters: (B, P), what the attack says it did; needed by threat sets of transformations alone.
     """
+    if isinstance(norm, ThreatModel):
+        norm = norm.norm
+    assert isinstance(norm, str)  # other threat sets have functions of their own
     delta = (x_adv.double() - x.double()).flatten(1)
     if norm == "l0":
         return (delta != 0).sum(1).double()
@@ -43,18 +59,21 @@ def slack(threat: ThreatModel, x: Tensor) -> float:
     return unit * {"linf": 1.0, "l2": math.sqrt(values), "l1": float(values), "l0": 0.0}[threat.norm]
 
 
-def contains(threat: ThreatModel, x: Tensor, x_adv: Tensor) -> Tensor:
+@singledispatch
+def contains(threat: Threat, x: Tensor, x_adv: Tensor, parameters: Tensor | None = None) -> Tensor:
     """Tell for each sample whether ``x_adv`` lies in the threat set around ``x``: bool (B,).
 
-    The bounds hold exactly; the radius holds up to :func:`slack`.
+    The bounds hold exactly; the radius holds up to :func:`slack`. ``parameters`` as in :func:`distance`.
     """
+    assert isinstance(threat, ThreatModel)  # other threat sets have functions of their own
     lower, upper = threat.bounds
     flat = x_adv.flatten(1)
     inside = ((flat >= lower) & (flat <= upper)).all(1)
     return inside & (distance(threat.norm, x, x_adv) <= threat.radius(x).double() + slack(threat, x))
 
 
-def project(threat: ThreatModel, x: Tensor, z: Tensor) -> Tensor:
+@singledispatch
+def project(threat: Threat, x: Tensor, z: Tensor) -> Tensor:
     """Return the point of (ball around ``x``) ∩ (box) nearest to ``z`` in the Euclidean sense.
 
     Exact for the intersection, not one projection after the other, in each norm:
@@ -74,7 +93,26 @@ def project(threat: ThreatModel, x: Tensor, z: Tensor) -> Tensor:
 
     Source: the l1 case is the joint projection that Croce & Hein 2021, arXiv:2103.01208, Sec. 3, showed to matter.
     """
+    assert isinstance(threat, ThreatModel)  # other threat sets have functions of their own
     return project_within(threat.norm, threat.bounds, threat.radius(x), x, z)
+
+
+def whole_box(threat: Threat, x: Tensor) -> Threat:
+    """Return the threat set with every infinite radius replaced by one whose ball holds the whole box.
+
+    For attacks whose steps are fractions of the radius: "unbounded" then means that only the bounds limit them.
+
+    Example:
+        >>> whole_box(ThreatModel("l2", "inf"), torch.zeros(1, 4)).epsilon
+        2.0
+    """
+    radii = threat.epsilon if isinstance(threat.epsilon, tuple) else (threat.epsilon,)
+    if not isinstance(threat, ThreatModel) or math.inf not in radii:
+        return threat
+    width, values = threat.bounds.upper - threat.bounds.lower, math.prod(x.shape[1:])
+    full = {"linf": width, "l2": width * math.sqrt(values), "l1": width * values, "l0": float(values)}[threat.norm]
+    finite = tuple(full if math.isinf(radius) else radius for radius in radii)
+    return replace(threat, epsilon=finite if isinstance(threat.epsilon, tuple) else finite[0])
 
 
 def project_within(norm: Norm, bounds: Bounds, radius: Tensor, x: Tensor, z: Tensor) -> Tensor:
@@ -240,13 +278,15 @@ def furthest(threat: ThreatModel, x: Tensor, gradient: Tensor) -> Tensor:
     return (x.flatten(1) + size * flat.sign()).clamp_(lower, upper).view_as(x)
 
 
-def sample(threat: ThreatModel, x: Tensor, draws: Draws, purpose: str) -> Tensor:
+@singledispatch
+def sample(threat: Threat, x: Tensor, draws: Draws, purpose: str) -> Tensor:
     """Return one random point of the threat set around each sample: (B, *S).
 
     Uniform in the ball (l0: floor(epsilon) random values redrawn uniformly in the box), then projected on the box.
 
     Source: l2 and l1 by normalised Gaussian and exponential vectors, Barthe et al. 2005, Theorem 1.
     """
+    assert isinstance(threat, ThreatModel)  # other threat sets have functions of their own
     radius = _columns(threat.radius(x), x)
     lower, upper = threat.bounds
     if threat.norm == "linf":

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from robustscope.reports.formats import number, percent, plain
+from robustscope.reports.formats import number, percent, place, plain
 
 SMALL_N = 100
 ENOUGH_SURVIVE = 0.9
@@ -48,7 +48,7 @@ def _failures(summary: Mapping[str, Any], accuracy: Rows, record: Mapping[str, A
     names = {(threat["norm"], threat["epsilon"]): threat["name"] for threat in summary["threats"]}
     for row in accuracy:
         if row["reason"]:
-            at = names.get((row["norm"], row["epsilon"]), f"{row['norm']} {number(row['epsilon'], 4)}")
+            at = names.get((row["norm"], row["epsilon"]), place(row["norm"], row["epsilon"]))
             level = "error" if row["headline"] else "warning"
             yield level, f"Robust accuracy of {row['model']} at {at} is withheld: {plain(row['reason'])}."
 
@@ -137,7 +137,7 @@ def _precision(summary: Mapping[str, Any]) -> Iterator[Caution]:
         yield (
             "note",
             f"By floating-point rounding, some examples lie up to {excess:.1e} beyond epsilon ({row['label']} on "
-            f"{row['model']}, {row['norm']} {number(row['epsilon'], 4)}); every example passed the check of the run.",
+            f"{row['model']}, {place(row['norm'], row['epsilon'])}); every example passed the check of the run.",
         )
 
 

@@ -90,7 +90,8 @@ def curve_figure(points: Sequence[Mapping[str, Any]], order: Sequence[str], mark
                 )
         for mark in marks:
             axes.axvline(mark, color=INK, lw=0.8, ls=(0, (2, 3)), zorder=1)
-        axes.set(ylim=(0, 1), xlabel="epsilon")
+        family = next((p["norm"] for p in points if ":" in p["norm"]), None)
+        axes.set(ylim=(0, 1), xlabel=f"factor of the sizes in {family}" if family else "epsilon")
         axes.set_xlim(left=0)
         axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
         axes.xaxis.set_major_locator(MaxNLocator(6))
@@ -181,6 +182,12 @@ def _free(element: ElementTree.Element, name: str, used: set[str]) -> None:
         element.set(key, re.sub(r"url\(#", f"url(#{name}-", value))
 
 
+def _reach(threat: Mapping[str, Any]) -> str:
+    if ":" in threat["norm"]:
+        return f"{threat['norm']}, factor up to {number(threat['epsilon'], 4)}"
+    return f"{threat['norm']} up to {number(threat['epsilon'], 4)}"
+
+
 def figures(summary: Mapping[str, Any]) -> dict[str, list[dict[str, Any]]]:
     """Return the figures of a report: {"curves": [...], "distances": [...]}, each with a title and its SVG."""
     order = [model["name"] for model in summary["models"]]
@@ -195,5 +202,5 @@ def figures(summary: Mapping[str, Any]) -> dict[str, list[dict[str, Any]]]:
         rows = [r for r in summary["distances"] if (r["norm"], r["epsilon"]) == (threat["norm"], threat["epsilon"])]
         if any(row["count"] for row in rows):
             svg = distance_figure(rows, order, f"distance{len(histograms)}")
-            histograms.append({"name": f"{threat['norm']} up to {number(threat['epsilon'], 4)}", "svg": svg})
+            histograms.append({"name": _reach(threat), "svg": svg})
     return {"curves": curves, "distances": histograms}

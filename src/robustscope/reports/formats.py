@@ -91,6 +91,17 @@ def threat_name(threat: Mapping[str, Any]) -> str:
     return text.replace(":", " ", 1)
 
 
+def place(norm: str, epsilon: float | str) -> str:
+    """Write a radius that has no text of its own; of a set that is not a ball, it is a factor of its sizes.
+
+    Example:
+        >>> place("l2", 0.25), place("patch:5,5", 0.5)
+        ('l2 0.25', '0.5 × patch 5,5')
+    """
+    size = number(epsilon, 4)
+    return f"{size} × {norm.replace(':', ' ', 1)}" if ":" in norm else f"{norm} {size}"
+
+
 def parameters(given: Mapping[str, Any] | None) -> str:
     """Write hyper-parameters as name=value, in their order."""
     return ", ".join(f"{name}={value}" for name, value in (given or {}).items()) or "none"

@@ -71,6 +71,7 @@ def render_html(summary: Mapping[str, Any], pictures: Sequence[Picture] = ()) ->
             classes=class_tables(summary),
             hidden_classes=max((len(t["rows"]) for t in class_tables(summary, most=None)), default=0) - MOST_CLASSES,
             pairs=summary["comparisons"][:MOST_PAIRS],
+            place=formats.place,
             colour={name: index % len(SERIES) for index, name in enumerate(order)},
             dash={name: (index // len(SERIES) + index) % len(DASHES) for index, name in enumerate(order)},
             cautions=_cautions(summary["warnings"]),

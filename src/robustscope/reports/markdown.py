@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-from robustscope.reports.formats import duration, interval, number, p_value, parameters, percent
+from robustscope.reports.formats import duration, interval, number, p_value, parameters, percent, place
 from robustscope.reports.formats import markdown as safe
 
 
@@ -41,7 +41,7 @@ def render_markdown(summary: Mapping[str, Any]) -> str:
 
 def _at(summary: Mapping[str, Any], row: Mapping[str, Any]) -> str:
     names = {(threat["norm"], threat["epsilon"]): threat["name"] for threat in summary["threats"]}
-    return safe(names.get((row["norm"], row["epsilon"])) or f"{row['norm']} {number(row['epsilon'], 4)}")
+    return safe(names.get((row["norm"], row["epsilon"])) or place(row["norm"], row["epsilon"]))
 
 
 def _top(summary: Mapping[str, Any]) -> Iterator[str]:

@@ -113,7 +113,7 @@ class Config:
     Args:
         models: one or more models; all see the same samples.
         data: data source, such as "digits", "mnist:FOLDER", "cifar10:FILE", "folder:PATH", "npz:FILE".
-        threats: threat models, such as "linf:8/255".
+        threats: threat models, such as "linf:8/255" or "patch:5,5".
         attacks: attacks instead of a suite, in order.
         settings: everything else.
     """

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from robustscope.core.errors import CorruptRun
-from robustscope.core.types import ThreatModel
+from robustscope.core.threats import RotationTranslation, make_threat
 from robustscope.geometry import balls
 from robustscope.geometry.losses import margin
 from robustscope.runs.config import config_from_dict
@@ -48,7 +48,8 @@ def verify_run(run: str | Path, subjects: Subjects | None = None) -> Check:
     """Recompute every claim of a run from models, data and stored examples.
 
     Checked for each row that claims success: the example is there, lies inside the bounds and the radius, its distance
-    is the stored one, the model misclassifies it, and label and prediction are the stored ones. Checked for each
+    is the stored one, the model misclassifies it, and label and prediction are the stored ones; a transformed example is
+    made anew from the stored angle and shift. Checked for each
     sample: its label and its clean prediction. Checked for the folder: plan id, hashes of models, data and evidence,
     rows missing or doubled, examples that no row claims.
 
@@ -149,19 +150,25 @@ class _Checker:
         rows = claimed[claimed["sample"].isin(stored)]
         if not len(rows):
             return
-        examples = evidence[f"cell/{number}/x_adv"][[row_of[sample] for sample in rows["sample"]]]
+        place = [row_of[sample] for sample in rows["sample"]]
+        examples = evidence[f"cell/{number}/x_adv"][place]
         if examples.shape[1:] != self.x.shape[1:]:
             self.fail(f"examples of shape {examples.shape[1:]} are stored", number)
             return
-        self.check_examples(cell, rows, torch.as_tensor(examples, device=self.x.device))
+        done = evidence.get(f"cell/{number}/parameters")
+        parameters = None if done is None or len(done) != len(stored) else torch.as_tensor(done[place])
+        self.check_examples(cell, rows, torch.as_tensor(examples, device=self.x.device), parameters)
 
-    def check_examples(self, cell: Mapping[str, Any], rows: pd.DataFrame, x_adv: Tensor) -> None:
+    def check_examples(
+        self, cell: Mapping[str, Any], rows: pd.DataFrame, x_adv: Tensor, parameters: Tensor | None
+    ) -> None:
         """Distance, membership and prediction of each example against its row and its threat model."""
         pick = [self.place[sample] for sample in rows["sample"]]
         x, y = self.x[pick], self.y[pick]
-        threat = ThreatModel(cell["norm"], cell["epsilon"], self.model.bounds)
-        inside = balls.contains(threat, x, x_adv).tolist()
-        measured = balls.distance(cell["norm"], x, x_adv).tolist()
+        threat = make_threat(cell["norm"], cell["epsilon"], self.model.bounds)
+        made = ", or it is not what the stored angle and shift make" if isinstance(threat, RotationTranslation) else ""
+        inside = balls.contains(threat, x, x_adv, parameters).tolist()
+        measured = balls.distance(threat, x, x_adv, parameters).tolist()
         logits = self.model.logits(x_adv)
         predicted = logits.argmax(1).tolist()
         tied = (margin(logits, y).abs() <= TIE * logits.abs().amax(1)).tolist()
@@ -171,7 +178,7 @@ class _Checker:
             if not inside[i]:
                 problems.append(
                     f"{cell['norm']} distance {measured[i]:.9g}, or a value, lies outside epsilon={cell['epsilon']:.9g} "
-                    f"or the bounds"
+                    f"or the bounds{made}"
                 )
             if abs(measured[i] - distance) > 1e-9 + 1e-6 * abs(distance):
                 problems.append(f"distance {distance:.9g} is stored, {measured[i]:.9g} measured")

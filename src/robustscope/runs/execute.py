@@ -20,7 +20,7 @@ from robustscope import __version__
 from robustscope.attacks.compose import Attempt, Step, cascade
 from robustscope.core.draws import Draws
 from robustscope.core.errors import CorruptRun
-from robustscope.core.types import ThreatModel
+from robustscope.core.threats import make_threat
 from robustscope.geometry.losses import margin
 from robustscope.models.classifier import Classifier
 from robustscope.runs.plan import Subjects
@@ -108,7 +108,7 @@ def attack_shard(
     for norm in dict.fromkeys(cell["norm"] for cell in cells):
         group = [cell for cell in cells if cell["norm"] == norm]
         attempts = [
-            Attempt(c["attack"], ThreatModel(norm, c["epsilon"], classifier.bounds), c["parameters"]) for c in group
+            Attempt(c["attack"], make_threat(norm, c["epsilon"], classifier.bounds), c["parameters"]) for c in group
         ]
         broken: dict[str, Any] = {"note": np.full(len(ids), "", dtype=object)}
         broken["note"][~clean["clean_correct"]] = "misclassified"
@@ -118,9 +118,11 @@ def attack_shard(
             if step.outcome is not None:
                 found = step.rows[step.outcome.verdict.success]
                 where = found.cpu().numpy()
-                examples = step.outcome.result.x_adv[step.outcome.verdict.success]
+                result, success = step.outcome.result, step.outcome.verdict.success
                 if len(where):
-                    evidence[f"cell/{cell['index']}/x_adv"] = examples.cpu().numpy()
+                    evidence[f"cell/{cell['index']}/x_adv"] = result.x_adv[success].cpu().numpy()
+                    if result.parameters is not None:
+                        evidence[f"cell/{cell['index']}/parameters"] = result.parameters[success].cpu().numpy()
                     evidence[f"cell/{cell['index']}/samples"] = ids[where]
                     shown += where.tolist()
                 broken["note"][where] = f"broken earlier, in cell {cell['index']}"
@@ -174,6 +176,9 @@ def _columns(n: int, step: Step, notes: np.ndarray) -> dict[str, np.ndarray]:
         columns["survives_8bit"][rows[success]] = verdict.survives_8bit.cpu().numpy()[success]
         columns["forward"][rows] = result.forward.cpu().numpy()
         columns["backward"][rows] = result.backward.cpu().numpy()
+        if result.elsewhere is not None:
+            spent = result.elsewhere.tolist()
+            columns["note"][rows] = [f"on other models: {f} forward rows, {b} backward" for f, b in spent]
     return columns
 
 

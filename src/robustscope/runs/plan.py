@@ -14,7 +14,7 @@ from robustscope.attacks import ATTACKS
 from robustscope.attacks.compose import attack
 from robustscope.attacks.suites import SUITES, suite
 from robustscope.core.errors import InvalidValue, RobustscopeError
-from robustscope.core.types import ThreatModel
+from robustscope.core.threats import Threat, make_threat, parse_threat
 from robustscope.data.base import Dataset
 from robustscope.data.datasets import load_data
 from robustscope.data.selection import select
@@ -78,7 +78,7 @@ def make_plan(config: Config, subjects: Subjects | None = None) -> dict[str, Any
     for name, model in zip(names, subjects.models, strict=True):
         _check_place(name, model.classifier, settings.device)
         _probe(model.classifier, subjects.data, ids, settings.device)
-        threats = [ThreatModel.parse(text, model.classifier.bounds) for text in config.threats]
+        threats = [parse_threat(text, model.classifier.bounds) for text in config.threats]
         _once("the threat model", [f"{t.norm}:{t.common_epsilon:g}" for t in threats])
         own = _cells(len(cells), name, threats, attacks, settings.curve)
         _rehearse(own, model.classifier, subjects.data, ids, settings)
@@ -107,7 +107,7 @@ def make_plan(config: Config, subjects: Subjects | None = None) -> dict[str, Any
             "num_classes": subjects.data.num_classes,
         },
         "threats": [
-            {"norm": t.norm, "epsilon": t.epsilon, "text": text, "bounds": list(t.bounds)}
+            {"norm": t.norm, "epsilon": t.common_epsilon, "text": text, "bounds": list(t.bounds)}
             for t, text in zip(threats, config.threats, strict=True)
         ],
         "suite": settings.suite if not config.attacks else "custom",
@@ -194,7 +194,7 @@ def _rehearse(
     x = data.read(ids[:1]).to(settings.device)[:0]
     y = torch.empty(0, dtype=torch.int64, device=x.device)
     for cell in cells:
-        threat = ThreatModel(cell["norm"], cell["epsilon"], classifier.bounds)
+        threat = make_threat(cell["norm"], cell["epsilon"], classifier.bounds)
         try:
             attack(cell["attack"], classifier, x, y, threat, seed=settings.seed, **cell["parameters"])
         except RobustscopeError:
@@ -210,11 +210,14 @@ def _rehearse(
 def _cells(
     first: int,
     model: str,
-    threats: Sequence[ThreatModel],
+    threats: Sequence[Threat],
     attacks: Sequence[tuple[str, dict[str, Any]]],
     curve: Sequence[float],
 ) -> list[dict[str, Any]]:
-    """Return the cells of one model: norms in the order given, radii ascending, attacks in the order of the suite."""
+    """Return the cells of one model: norms in the order given, radii ascending, attacks in the order of the suite.
+
+    A threat set that is not a ball has its family where a ball has its norm, and its factor where a ball has its radius.
+    """
     cells: list[dict[str, Any]] = []
     headline = {(t.norm, t.common_epsilon) for t in threats}
     for norm in dict.fromkeys(t.norm for t in threats):
@@ -222,18 +225,18 @@ def _cells(
         factors = (1.0, *curve)
         radii = {t.scaled(factor).common_epsilon for t in given for factor in factors}
         for epsilon in sorted(radii):
-            threat = ThreatModel(norm, epsilon, given[0].bounds)
+            threat = make_threat(norm, epsilon, given[0].bounds)
             for name, parameters in attacks:
                 cells.append(_cell(first + len(cells), model, threat, name, parameters, (norm, epsilon) in headline))
     return cells
 
 
 def _cell(
-    index: int, model: str, threat: ThreatModel, name: str, parameters: dict[str, Any], headline: bool
+    index: int, model: str, threat: Threat, name: str, parameters: dict[str, Any], headline: bool
 ) -> dict[str, Any]:
     card = ATTACKS[name]
     card.check(threat)
-    resolved = card.resolve(parameters)
+    resolved = card.pin(card.resolve(parameters))
     for key, value in resolved.items():
         if isinstance(value, float) and not math.isfinite(value):
             raise InvalidValue(
@@ -246,7 +249,7 @@ def _cell(
         "index": index,
         "model": model,
         "norm": threat.norm,
-        "epsilon": threat.epsilon,
+        "epsilon": threat.common_epsilon,
         "headline": headline,
         "attack": name,
         "label": f"{name}, {said}" if said else name,

@@ -15,7 +15,7 @@ from robustscope.runs.config import config_from_dict
 from robustscope.runs.engines.local import part, run_here, run_in_processes
 from robustscope.runs.execute import check_subjects
 from robustscope.runs.plan import Subjects, load_subjects
-from robustscope.runs.store import missing_shards, read_plan, shard_record, write_json
+from robustscope.runs.store import missing_shards, portable, read_plan, shard_record, write_json
 
 
 class Watcher(Protocol):
@@ -57,7 +57,7 @@ def start(plan: dict[str, Any], out: str | Path) -> None:
                 "an empty folder, or one with the same plan, is allowed",
                 "Choose another --out, or finish that run with `robustscope run`.",
             )
-    write_json(out / "plan.json", plan)
+    write_json(out / "plan.json", portable(plan))
 
 
 def check_folder(out: Path) -> None:

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -145,8 +146,22 @@ _RESTORE = "Restore it from a copy, or run the evaluation again into a new folde
 
 def plan_id(content: Mapping[str, Any]) -> str:
     """Return the id of a plan: 16 hex digits of sha-256 over its canonical JSON."""
-    text = json.dumps(content, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    text = json.dumps(portable(content), sort_keys=True, separators=(",", ":"), allow_nan=False)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def portable(content: Any) -> Any:
+    """Return plain data in which an infinite radius is the text "inf": JSON has no infinity.
+
+    Example:
+        >>> portable({"epsilon": math.inf, "steps": [1, 0.5]})
+        {'epsilon': 'inf', 'steps': [1, 0.5]}
+    """
+    if isinstance(content, Mapping):
+        return {key: portable(value) for key, value in content.items()}
+    if isinstance(content, (list, tuple)):
+        return [portable(value) for value in content]
+    return "inf" if isinstance(content, float) and content == math.inf else content
 
 
 def sealed(plan: Mapping[str, Any]) -> dict[str, Any]:
@@ -180,6 +195,8 @@ def read_plan(run: str | Path) -> dict[str, Any]:
         expected = sealed(plan)
         for key in ("request", "threats", "cost", "suite"):  # needed, though they are no part of the id
             plan[key]
+        for entry in (*plan["cells"], *plan["threats"]):
+            entry["epsilon"] = float(entry["epsilon"])
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise CorruptRun(f"{path} lacks {error}", "a plan as written is allowed", _RESTORE) from error
     for key in ("id", "seal"):
