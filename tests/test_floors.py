@@ -21,15 +21,18 @@ FLOORS = [
 ]
 FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}
 WITHOUT_TORCH = ("analyses", "reports")
-METHOD_ROOMS = {"attacks": "ATTACKS"}
+METHOD_ROOMS = {"attacks": "ATTACKS", "defenses": "DEFENSES"}
 # Files of method rooms that are not methods.
 HELPERS = {
     "attacks": {
         "adam",
+        "adaptive",
         "apgd_runs",
         "apgd_walk",
         "ascent",
         "cards",
+        "checklist",
+        "comparison",
         "compose",
         "confident",
         "constants",
@@ -38,7 +41,8 @@ HELPERS = {
         "square_windows",
         "suites",
         "verify",
-    }
+    },
+    "defenses": {"apply", "cards", "hgd"},
 }
 
 
