@@ -200,7 +200,8 @@ def checklist(
 
 def _steps(white: AttackText) -> int:
 
-    steps = ATTACKS[white[0]].resolve(white[1]).get("steps")
+    own = ATTACKS[white[0]].parameters.get("steps")
+    steps = white[1].get("steps", None if own is None else own.default)
     if not isinstance(steps, int):
         raise InvalidValue(
             f"the attack {white[0]!r} was given as white=",
