@@ -12,9 +12,6 @@ from robustscope.defenses.apply import check_count, check_pictures
 from robustscope.defenses.bit_depth import GUO
 from robustscope.defenses.cards import register
 
-LARGEST = 2**24
-"""Most differences held at once while neighbours are looked up."""
-
 
 @register(
     "quilting",
@@ -133,8 +130,7 @@ def nearest(blocks: Tensor, patches: Tensor, count: int) -> Tensor:
         patches: (M, D).
         count: how many.
     """
-    room = max(1, LARGEST // max(1, blocks.numel()))
-    distance = torch.cat([(blocks[:, None] - part[None]).square().sum(2) for part in patches.split(room)], 1)
+    distance = torch.cdist(blocks, patches, compute_mode="donot_use_mm_for_euclid_dist")
     return distance.topk(count, dim=1, largest=False).indices
 
 
