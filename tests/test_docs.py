@@ -134,7 +134,10 @@ def restored():
         sys.modules.pop(name, None)
 
 
-PAGES_THAT_RUN = ["README.md", *(f"docs/{name}.md" for name in ("start", "adding", "models", "data", "threat-sets"))]
+PAGES_THAT_RUN = [
+    "README.md",
+    *(f"docs/{name}.md" for name in ("start", "adding", "models", "data", "threat-sets", "attack-your-own-defence")),
+]
 
 
 @pytest.mark.parametrize("name", PAGES_THAT_RUN)

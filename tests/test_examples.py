@@ -61,3 +61,14 @@ def test_training_writes_two_networks_that_load(tmp_path, monkeypatch, capsys, t
         accuracy = loaded.card["measured"]["clean_accuracy_test_500"]
         assert accuracy > 0.3, "two epochs learn more than chance"
         assert f"{name}: clean accuracy {accuracy:.3f}" in capsys.readouterr().out or name == "digits_adversarial"
+
+
+def test_defences_fall_to_attacks_that_know_them(capsys, threads):
+    lines = load("attack_your_defence").main(samples=30)
+    printed = capsys.readouterr().out
+    assert "| defence | clean | oblivious |" in printed
+    assert printed.count("holds  ") + printed.count("FAILS  ") == 6
+    left = {(line.defence, line.view): line.robust_accuracy for line in lines}
+    for defence in {line.defence for line in lines} - {"none"}:
+        known = min(value for (title, view), value in left.items() if title == defence and view != "oblivious")
+        assert known < left[defence, "oblivious"]

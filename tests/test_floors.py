@@ -21,15 +21,18 @@ FLOORS = [
 ]
 FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}
 WITHOUT_TORCH = ("analyses", "reports")
-METHOD_ROOMS = {"attacks": "ATTACKS"}
+METHOD_ROOMS = {"attacks": "ATTACKS", "defenses": "DEFENSES"}
 # Files of method rooms that are not methods.
 HELPERS = {
     "attacks": {
         "adam",
+        "adaptive",
         "apgd_runs",
         "apgd_walk",
         "ascent",
         "cards",
+        "checklist",
+        "comparison",
         "compose",
         "confident",
         "constants",
@@ -41,7 +44,8 @@ HELPERS = {
         "suites",
         "universal_craft",
         "verify",
-    }
+    },
+    "defenses": {"apply", "cards", "hgd"},
 }
 
 

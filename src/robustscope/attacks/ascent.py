@@ -7,9 +7,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from robustscope.core.errors import InvalidValue
 from robustscope.core.types import AttackResult, ThreatModel
 from robustscope.geometry import balls
-from robustscope.geometry.losses import Objective
+from robustscope.geometry.losses import Objective, select_rows
 from robustscope.geometry.rules import is_adversarial
 from robustscope.models.classifier import Classifier
 
@@ -30,11 +31,23 @@ class Goal:
 
     def select(self, keep: Tensor) -> Goal:
         """Return the goal of the samples that ``keep`` picks."""
-        return Goal(self.loss, self.y[keep], None if self.targets is None else self.targets[keep])
+        return Goal(select_rows(self.loss, keep), self.y[keep], None if self.targets is None else self.targets[keep])
 
     def scores(self, logits: Tensor, rows: Tensor) -> Tensor:
-        """Return the loss of the samples ``rows``."""
-        return self.loss(logits, self.y[rows], None if self.targets is None else self.targets[rows])
+        """Return the loss of the samples ``rows``.
+
+        Raises:
+            InvalidValue: if an objective of the user does not return one value for each of them.
+        """
+        loss = select_rows(self.loss, rows)
+        values = loss(logits, self.y[rows], None if self.targets is None else self.targets[rows])
+        if values.shape != rows.shape:
+            raise InvalidValue(
+                f"the loss returned shape {tuple(values.shape)} for {len(rows)} samples",
+                f"one value for each, shape ({len(rows)},), is allowed",
+                "Leave out the mean or sum over the batch.",
+            )
+        return values
 
     def reached(self, logits: Tensor) -> Tensor:
         """Tell which samples are adversarial already: bool (B,)."""

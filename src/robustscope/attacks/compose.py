@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, get_type_hints
 
 import torch
 from torch import Tensor
@@ -16,6 +16,7 @@ from robustscope.core.errors import InvalidType, InvalidValue
 from robustscope.core.threats import Patch, RotationTranslation, Threat, parse_threat
 from robustscope.core.types import AttackResult, ThreatModel
 from robustscope.geometry import balls
+from robustscope.geometry.losses import LossName
 from robustscope.models.classifier import Classifier
 
 
@@ -69,7 +70,8 @@ def attack(
         targets: int64 (B,), classes to reach; None attacks untargeted.
         draws: random numbers; None numbers the samples 0 to B - 1 under ``seed``.
         seed: used when ``draws`` is None.
-        **parameters: hyper-parameters of the attack, checked against its card.
+        **parameters: hyper-parameters of the attack, checked against its card. ``loss`` may also be a function
+            ``(logits (b, K), y (b,), targets) -> (b,)`` where the attack has a loss; see ``geometry.objectives``.
 
     Returns:
         The attack's result and the verdict on it.
@@ -108,7 +110,7 @@ def attack(
             "Build both with the valid range of the inputs.",
         )
     card.check(threat, targets)
-    resolved = card.resolve(parameters)
+    resolved = _resolved(card, parameters)
     model.check_inputs(x, y)
     threat.radius(x)
     check_classes(model, x, "labels", y)
@@ -124,6 +126,14 @@ def attack(
     faced = balls.whole_box(threat, x) if card.aim == "fixed-epsilon" else threat
     result = card.function(model, x, y, faced, draws=draws, targets=targets, **resolved)
     return Outcome(result, verify(model, x, y, threat, result, targets))
+
+
+def _resolved(card: AttackCard, parameters: Mapping[str, Any]) -> dict[str, Any]:
+    """Return all hyper-parameters; a function may stand for the name of a loss here, for nothing needs to be stored."""
+    loss = parameters.get("loss")
+    if not callable(loss) or get_type_hints(card.function).get("loss") != LossName:
+        return card.resolve(parameters)
+    return {**card.resolve({name: value for name, value in parameters.items() if name != "loss"}), "loss": loss}
 
 
 def check_classes(model: Classifier, x: Tensor, name: str, classes: Tensor) -> None:

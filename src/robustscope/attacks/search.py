@@ -9,7 +9,7 @@ from torch import Tensor
 
 from robustscope.core.types import AttackResult, ThreatModel
 from robustscope.geometry import balls
-from robustscope.geometry.losses import Objective, margin_loss
+from robustscope.geometry.losses import Objective, margin_loss, select_rows
 from robustscope.geometry.rules import is_adversarial
 from robustscope.models.classifier import Classifier, Scores
 
@@ -68,9 +68,10 @@ class Search:
     def gradient(self, rows: Tensor, points: Tensor, loss: Objective) -> tuple[Tensor, Tensor, Tensor]:
         """Ask for the loss of ``points`` and its gradients; return both and which points are adversarial."""
         y, targets = self.y[rows], None if self.targets is None else self.targets[rows]
+        chosen = select_rows(loss, rows)
 
         def scores(logits: Tensor, part: Tensor) -> Tensor:
-            return loss(logits, y[part], None if targets is None else targets[part])
+            return select_rows(chosen, part)(logits, y[part], None if targets is None else targets[part])
 
         return self.ascent(rows, points, scores)
 

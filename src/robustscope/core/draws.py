@@ -106,8 +106,13 @@ class Draws:
                 "Build Draws with ids=tuple(sample ids of this batch).",
             )
         generator = torch.Generator()
+        before: tuple[int, Tensor] | None = None
         for row, sample in zip(out, self.ids, strict=True):
-            draw(generator.manual_seed(key(self.seed, self.scope, purpose, sample)), row)
+            if before is not None and before[0] == sample:
+                row.copy_(before[1])
+            else:
+                draw(generator.manual_seed(key(self.seed, self.scope, purpose, sample)), row)
+            before = sample, row
 
 
 def permutation(seed: int, purpose: str, count: int) -> list[int]:

@@ -101,13 +101,23 @@ LOSSES: dict[str, LossCard] = {
 assert set(LOSSES) == set(get_args(LossName))
 
 
-def objective(name: str, classes: int, targeted: bool = False) -> Objective:
+def select_rows(loss: Objective, rows: Tensor) -> Objective:
+    """Return the objective of the samples ``rows``: one that holds a value for each sample has a method ``select``."""
+    select = getattr(loss, "select", None)
+    return loss if select is None else select(rows)
+
+
+def objective(name: str | Objective, classes: int, targeted: bool = False) -> Objective:
     """Return the objective ``name`` after checking that it is defined for so many classes.
+
+    A function is returned as it is: from Python, any objective can be handed to an attack.
 
     Raises:
         UnknownName: for a name that is not in ``LOSSES``.
         InvalidValue: if the loss needs more classes than the model has.
     """
+    if not isinstance(name, str):
+        return name
     if name not in LOSSES:
         raise UnknownName(f"loss={name!r} was given", "", did_you_mean(name, LOSSES))
     card = LOSSES[name]

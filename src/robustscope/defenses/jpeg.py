@@ -1,0 +1,62 @@
+"""JPEG compression."""
+
+from __future__ import annotations
+
+import io
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from robustscope.core.draws import Draws
+from robustscope.core.errors import InvalidValue
+from robustscope.core.types import Bounds
+from robustscope.defenses.apply import check_pictures
+from robustscope.defenses.bit_depth import GUO
+from robustscope.defenses.cards import register
+
+
+@register(
+    "jpeg",
+    version=1,
+    source="Guo et al., 2018, arXiv:1711.00117, Sec. 4; Dziugaite et al., 2016, arXiv:1608.00853",
+    bibtex=GUO,
+    backward="identity",
+)
+def jpeg(x: Tensor, *, draws: Draws, bounds: Bounds, quality: int = 75) -> Tensor:
+    """Compress every picture as JPEG and open it again.
+
+    Args:
+        x: (B, C, H, W), inside the bounds; one channel (grey) or three (RGB).
+        draws: unused; it is deterministic.
+        bounds: valid range of every input value; mapped to 0 to 255.
+        quality: of the JPEG, 1 to 95.
+
+    Returns:
+        (B, C, H, W), on 256 levels of the bounds.
+
+    Raises:
+        InvalidValue: for a quality outside 1 to 95, or inputs that are no pictures.
+
+    Source: Guo et al. 2018, arXiv:1711.00117, Sec. 4.
+    """
+    if not 1 <= quality <= 95:
+        raise InvalidValue(f"quality={quality} was given", "1 to 95 is allowed", "The paper uses 75.")
+    check_pictures(x, "jpeg", (1, 3))
+    width = bounds.upper - bounds.lower
+    levels = ((x.detach().double() - bounds.lower) / width * 255).round().clamp(0, 255)
+    pictures = levels.to(device="cpu", dtype=torch.uint8).permute(0, 2, 3, 1).numpy()
+    opened = [_compressed(picture, quality) for picture in pictures]
+    stacked = np.stack(opened) if opened else pictures
+    values = torch.from_numpy(stacked).permute(0, 3, 1, 2).to(device=x.device, dtype=x.dtype)
+    return (values / 255 * width + bounds.lower).clamp(*bounds)
+
+
+def _compressed(picture: np.ndarray, quality: int) -> np.ndarray:
+    """Return a picture (H, W, C) of 8-bit values after one way through JPEG."""
+    grey = picture.shape[2] == 1
+    file = io.BytesIO()
+    Image.fromarray(picture[:, :, 0] if grey else picture).save(file, "JPEG", quality=quality)
+    seen = np.asarray(Image.open(file))
+    return seen[:, :, None] if grey else seen
