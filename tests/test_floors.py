@@ -32,6 +32,8 @@ HELPERS = {
         "cards",
         "compose",
         "confident",
+        "decision_search",
+        "finite_differences",
         "constants",
         "guessing",
         "search",

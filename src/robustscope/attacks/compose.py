@@ -100,6 +100,7 @@ def attack(
             "Build both with the valid range of the inputs.",
         )
     card.check(threat, targets)
+    card.check_access(model, threat.norm)
     resolved = card.resolve(parameters)
     model.check_inputs(x, y)
     threat.radius(x)

@@ -77,6 +77,10 @@ def make_plan(config: Config, subjects: Subjects | None = None) -> dict[str, Any
     threats, cells = [], []
     for name, model in zip(names, subjects.models, strict=True):
         _check_place(name, model.classifier, settings.device)
+        for text in config.threats:
+            norm = ThreatModel.parse(text, model.classifier.bounds).norm
+            for wanted, _ in attacks:  # before a single row is sent: it may cost money
+                ATTACKS[wanted].check_access(model.classifier, norm)
         _probe(model.classifier, subjects.data, ids, settings.device)
         threats = [ThreatModel.parse(text, model.classifier.bounds) for text in config.threats]
         _once("the threat model", [f"{t.norm}:{t.common_epsilon:g}" for t in threats])
@@ -235,6 +239,12 @@ def _cell(
     card.check(threat)
     resolved = card.resolve(parameters)
     for key, value in resolved.items():
+        if isinstance(value, torch.Tensor):
+            raise InvalidValue(
+                f"{name}.{key} was given as a tensor",
+                "a number, a text or None is allowed in a plan",
+                "Call robustscope.attack() with it instead.",
+            )
         if isinstance(value, float) and not math.isfinite(value):
             raise InvalidValue(
                 f"{name}.{key}={value} was given",
