@@ -134,7 +134,9 @@ def restored():
         sys.modules.pop(name, None)
 
 
-@pytest.mark.parametrize("name", ["README.md", "docs/start.md", "docs/adding.md", "docs/models.md", "docs/data.md"])
+@pytest.mark.parametrize(
+    "name", ["README.md", "docs/start.md", "docs/adding.md", "docs/models.md", "docs/data.md", "docs/black-box.md"]
+)
 def test_code_runs_and_prints_what_the_page_says(name, tmp_path, monkeypatch, restored):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("robustscope.cli.evaluate_command.worker_count", lambda workers, plan: 1)
@@ -149,7 +151,7 @@ def test_running_a_page_has_teeth(tmp_path):
 
 
 def test_no_page_with_code_is_forgotten():
-    listed = {"README.md", "docs/start.md", "docs/adding.md", "docs/models.md", "docs/data.md"}
+    listed = {"README.md", "docs/start.md", "docs/adding.md", "docs/models.md", "docs/data.md", "docs/black-box.md"}
     with_code = {
         str(page.relative_to(ROOT))
         for page in PAGES

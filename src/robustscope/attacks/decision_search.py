@@ -109,9 +109,7 @@ def check_starts(x: Tensor, starts: Tensor | None, threat: ThreatModel) -> None:
         )
 
 
-def find_starts(
-    search: DecisionSearch, starts: Tensor | None, draws: Draws, tries: int
-) -> tuple[Tensor, Tensor]:
+def find_starts(search: DecisionSearch, starts: Tensor | None, draws: Draws, tries: int) -> tuple[Tensor, Tensor]:
     """Look for an adversarial point of each sample, however far away.
 
     The first question is about the clean input, so that an input which is misclassified as it is costs one row. Then

@@ -15,8 +15,8 @@ from robustscope.core.draws import Draws
 from robustscope.core.types import AttackResult, ThreatModel
 from robustscope.models.classifier import Classifier
 
-VALUES = 2**20
-"""Values of the points that are made at once; more would fall out of the processor's cache."""
+VALUES = 2**21
+"""Values of the points that are made at once: enough for full batches of pictures, and little memory."""
 
 Directions = Callable[[Draws, str, Tensor], Tensor]
 
@@ -50,7 +50,7 @@ class Estimate:
 
 def per_group(count: int, size: int) -> int:
     """Return how many samples are treated together when each has ``count`` points of ``size`` values."""
-    return max(VALUES // max(count * size, 1), 1)
+    return max(VALUES // max(min(count, block_of(size)) * size, 1), 1)
 
 
 def block_of(size: int) -> int:
@@ -132,7 +132,12 @@ def climb(
         if solved.any():
             keep = (~solved).nonzero()[:, 0]
             rows, current, best, value = rows[keep], current[keep], best[keep], value[keep]
-            stepper, goal, threat, draws = stepper.select(keep), goal.select(keep), threat.select(keep), draws.select(keep)
+            stepper, goal, threat, draws = (
+                stepper.select(keep),
+                goal.select(keep),
+                threat.select(keep),
+                draws.select(keep),
+            )
             if not len(rows):
                 break
         slope = gradient(model, threat, goal, current, draws, now, f"direction/{step}")

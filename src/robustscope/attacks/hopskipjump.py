@@ -26,6 +26,12 @@ BIBTEX = """@inproceedings{chen2020hopskipjump,
   year = {2020}
 }"""
 
+WIDER = 4.0
+"""How much further the points of an estimate spread after a step that led nowhere, and nearer after any other."""
+
+STUCK = 0.99
+"""Share of the distance below which a step must have come to have led somewhere."""
+
 HALVINGS = 20
 """Most halvings of a step; after them the sample stays where it is and estimates anew."""
 
@@ -95,8 +101,9 @@ def hopskipjump(
 
     Departures: 40 points in the first estimate, where the paper takes 100, for more steps reach further than better
         ones; in linf the estimates are summed over the steps, with fading weights; directions are Gaussian in linf too,
-        not uniform; starts are pictures of grains of several sizes, and the nearest point met is returned, not the last;
-        the first query asks about ``x`` itself.
+        not uniform; where a step leads no nearer the next points spread four times as far, for the boundary of a model
+        that rounds its inputs has plateaus; starts are pictures of grains of several sizes; the nearest point met is
+        returned, not the last; the first query asks about ``x`` itself.
     """
     check_positive(queries=queries, initial_samples=initial_samples, max_samples=max_samples, tries=tries)
     if momentum is not None and not 0 <= momentum < 1:
@@ -108,38 +115,43 @@ def hopskipjump(
     size = max(x[0].numel(), 2) if len(x) else 2
     tolerance = size**-1.5 if threat.norm == "l2" else size**-2.0
     current = bisect(search, rows, current, tolerance)
-    fading = torch.zeros_like(current)
+    fading, scale = torch.zeros_like(current), x.new_ones(len(rows))
     for step in itertools.count(1):
         keep = search.unfinished(rows).nonzero()[:, 0]
         if not len(keep):
             break
-        rows, current, fading = rows[keep], current[keep], fading[keep]
+        rows, current, fading, scale = rows[keep], current[keep], fading[keep], scale[keep]
         count = min(round(initial_samples * math.sqrt(step)), max_samples)
         length = balls.distance(threat.norm, x[rows], current).to(x.dtype)
-        normal = _normal(search, rows, current, length / size, count, draws.select(rows), f"direction/{step}")
+        spread = scale * length / size
+        normal, alike = _normal(search, rows, current, spread, count, draws.select(rows), f"direction/{step}")
         fading = weight * fading + balls.steepest("l2", normal)
         direction = balls.steepest(threat.norm, fading)
         far, moved = _jump(search, rows, current, direction, length / math.sqrt(step))
         current = current.index_copy(0, moved, bisect(search, rows[moved], far[moved], tolerance))
+        stuck = alike | (balls.distance(threat.norm, x[rows], current) > STUCK * length)
+        scale = torch.where(stuck, scale * WIDER, scale / WIDER).clamp_(1, size)
     return search.result()
 
 
 def _normal(
     search: DecisionSearch, rows: Tensor, current: Tensor, spread: Tensor, count: int, draws: Draws, purpose: str
-) -> Tensor:
-    """Estimate the normal at ``current`` (b, *S), towards the adversarial side, from ``count`` points: (b, *S).
+) -> tuple[Tensor, Tensor]:
+    """Estimate the normal at ``current`` (b, *S), towards the adversarial side, from ``count`` points.
 
     The points of many samples go to the model together. A sample with fewer queries left makes do with those.
+
+    Returns:
+        The normals (b, *S), of any length, and for which samples all points were alike, bool (b,).
     """
     parts = torch.arange(len(rows), device=rows.device).split(per_group(count, current[0].numel()))
-    return torch.cat(
-        [_estimate(search, rows[p], current[p], spread[p], count, draws.select(p), purpose) for p in parts]
-    )
+    found = [_estimate(search, rows[p], current[p], spread[p], count, draws.select(p), purpose) for p in parts]
+    return torch.cat([normal for normal, _ in found]), torch.cat([alike for _, alike in found])
 
 
 def _estimate(
     search: DecisionSearch, rows: Tensor, current: Tensor, spread: Tensor, count: int, draws: Draws, purpose: str
-) -> Tensor:
+) -> tuple[Tensor, Tensor]:
     flat = current.flatten(1)
     batch, size = flat.shape
     left, block = search.left(rows), block_of(size)
@@ -158,8 +170,9 @@ def _estimate(
         hits += signs.sum(1)
     mean = hits / left.clamp(min=1, max=count)
     # Without the mean the estimate varies less (Sec. III-C); where all points agree the mean is all there is.
-    baseline = torch.where(mean.abs() < 1, mean, torch.zeros_like(mean))
-    return (sums[:, 0] - baseline[:, None] * sums[:, 1]).view_as(current)
+    alike = mean.abs() == 1
+    baseline = torch.where(alike, torch.zeros_like(mean), mean)
+    return (sums[:, 0] - baseline[:, None] * sums[:, 1]).view_as(current), alike
 
 
 def _jump(

@@ -32,7 +32,8 @@ class BlackBox(nn.Module):
         answers: "scores" (B, K), larger for likelier classes; "probabilities" (B, K), whose logarithms become the
             logits; or "labels", integers (B,) in [0, K), which become one-hot logits.
         numpy: whether ``function`` takes a NumPy array instead of a tensor.
-        query_limit: most rows that may ever be sent; None for no limit. The rows that would exceed it are not sent.
+        query_limit: most rows that may ever be sent, by whomever, in this process; None for no limit. A batch that
+            would exceed it is not sent at all.
         description: which model answers, such as its name and version. It is part of the fingerprint; what stands
             behind ``function`` on another machine cannot be.
 
@@ -118,7 +119,9 @@ class BlackBox(nn.Module):
         self._asked += len(x)
         with torch.no_grad():
             answer = self._tensor(self._ask(x.detach()), x)
-            return {"scores": self._scores, "probabilities": self._log, "labels": self._one_hot}[self.answers](answer, x)
+            return {"scores": self._scores, "probabilities": self._log, "labels": self._one_hot}[self.answers](
+                answer, x
+            )
 
     def _ask(self, x: Tensor) -> Any:
         given: Any = x.cpu().numpy().copy() if self.numpy else x.clone()
@@ -218,6 +221,12 @@ def access_of(module: nn.Module) -> Access:
     return "scores" if boxes else "gradients"
 
 
+def limit_of(module: nn.Module) -> int | None:
+    """Return the smallest query limit of the black boxes inside a network, or None."""
+    limits = [part.query_limit for part in module.modules() if isinstance(part, BlackBox)]
+    return min((limit for limit in limits if limit is not None), default=None)
+
+
 def require_gradients(module: nn.Module) -> None:
     """Refuse to differentiate a black box.
 
@@ -248,6 +257,6 @@ def _text(function: Any) -> str:
         return f"{type(function.__self__).__qualname__}|{_text(function.__func__)}"
     if isinstance(function, FunctionType):
         return source_text(function)
-    call = getattr(type(function), "__call__", None)
+    call = vars(type(function)).get("__call__")
     own = source_text(call) if isinstance(call, FunctionType) else ""
     return f"{getattr(function, '__qualname__', type(function).__qualname__)}|{own}"
