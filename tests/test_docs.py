@@ -136,7 +136,10 @@ def restored():
 
 PAGES_THAT_RUN = [
     "README.md",
-    *(f"docs/{name}.md" for name in ("start", "adding", "models", "data", "threat-sets", "attack-your-own-defence")),
+    *(
+        f"docs/{name}.md"
+        for name in ("start", "adding", "models", "data", "threat-sets", "black-box", "attack-your-own-defence")
+    ),
 ]
 
 

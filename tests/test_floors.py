@@ -35,6 +35,8 @@ HELPERS = {
         "comparison",
         "compose",
         "confident",
+        "decision_search",
+        "finite_differences",
         "constants",
         "descent",
         "guessing",

@@ -74,8 +74,26 @@ def test_a_thousand_samples_unless_asked_otherwise():
 @pytest.mark.parametrize("suite", sorted(SUITES))
 @pytest.mark.parametrize("threat", ["linf:0.15", "l2:0.8", "l1:3", "linf:0"])
 def test_the_forecast_bounds_what_is_counted(suite, threat, tmp_path):
-    asked = config(threats=(threat,), attacks=(), settings={"suite": suite, "curve": (0.5,), "samples": "0:6"})
+    few = suite in ("scores", "decisions")  # thousands of queries one after another
+    facts = {"suite": suite, "curve": () if few else (0.5,), "samples": "0:3" if few else "0:6"}
+    asked = config(threats=(threat,), attacks=(), settings=facts)
+    if (suite, threat) == ("decisions", "l1:3"):
+        with pytest.raises(InvalidValue, match="'hopskipjump' was asked for norm='l1'"):
+            make_plan(asked)
+        return
     bounded(asked, tmp_path)
+
+
+def test_a_suite_leaves_out_what_has_no_form_for_the_norm():
+    for suite, threat, due in (
+        ("decisions", "linf:0.1", ["noise_uniform", "noise_gaussian", "hopskipjump"]),
+        ("decisions", "l2:0.5", ["noise_uniform", "noise_gaussian", "hopskipjump", "boundary"]),
+        ("scores", "l1:3", ["noise_uniform", "noise_gaussian", "square"]),
+    ):
+        asked = config(threats=(threat,), attacks=(), settings={"suite": suite, "curve": (), "samples": "0:6"})
+        assert [cell["attack"] for cell in make_plan(asked)["cells"]] == due
+    with pytest.raises(InvalidValue, match="'boundary' was asked for norm='linf'"):  # an attack named is not left out
+        make_plan(config(threats=("linf:0.1",), attacks=(AttackSpec("boundary", {}),), settings={"samples": "0:6"}))
 
 
 def test_the_forecast_bounds_restarts_and_several_models(tmp_path):

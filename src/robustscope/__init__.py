@@ -18,6 +18,7 @@ _PUBLIC = {
     "Attempt": "robustscope.attacks.compose",
     "verify": "robustscope.attacks.verify",
     "Classifier": "robustscope.models.classifier",
+    "BlackBox": "robustscope.models.blackbox",
     "load_model": "robustscope.models.loading",
     "load_data": "robustscope.data.datasets",
     "from_tensors": "robustscope.data.datasets",

@@ -19,6 +19,7 @@ from robustscope.models.classifier import Classifier
 Aim = Literal["fixed-epsilon", "minimum-norm"]
 Access = Literal["gradients", "scores", "decisions", "none"]
 Goal = Literal["untargeted", "targeted"]
+_RANK = {"none": 0, "decisions": 1, "scores": 2, "gradients": 3}
 
 
 class Attack(Protocol):
@@ -95,6 +96,25 @@ class AttackCard(Card):
                 f"targets were given to the attack {self.name!r}",
                 "it is untargeted",
                 "Leave targets out, or choose an attack whose goals include 'targeted'.",
+            )
+
+    def check_access(self, model: Classifier, threat: Threat) -> None:
+        """Refuse a model that gives less than the attack needs.
+
+        Raises:
+            InvalidValue: naming the attacks on this threat set for which it gives enough.
+        """
+        offered = model.access
+        if _RANK[self.access] > _RANK[offered]:
+            fit = [
+                c.name
+                for c in ATTACKS
+                if _RANK[c.access] <= _RANK[offered] and kind_of(threat) in c.kinds and not c.floor
+            ]
+            raise InvalidValue(
+                f"the attack {self.name!r}, which needs {self.access}, was given a black box that gives {offered}",
+                f"attacks of access {' or '.join(repr(a) for a in _RANK if 0 < _RANK[a] <= _RANK[offered])} are allowed",
+                f"Use one of {', '.join(fit) or 'the noise attacks'}, or the suite {offered!r}.",
             )
 
 

@@ -110,6 +110,7 @@ def attack(
             "Build both with the valid range of the inputs.",
         )
     card.check(threat, targets)
+    card.check_access(model, threat)
     resolved = _resolved(card, parameters)
     model.check_inputs(x, y)
     threat.radius(x)

@@ -27,6 +27,20 @@ SUITES: dict[str, Suite] = {
         ("fab_targeted", {"stop_at_epsilon": True}),
         ("square", {}),
     ),
+    # For black boxes. A suite leaves out what has no form for the norm: spsa and nes in l1, boundary in linf.
+    "scores": (
+        ("noise_uniform", {}),
+        ("noise_gaussian", {}),
+        ("nes", {"queries": 1000}),
+        ("square", {}),
+        ("spsa", {}),
+    ),
+    "decisions": (
+        ("noise_uniform", {}),
+        ("noise_gaussian", {}),
+        ("hopskipjump", {"stop_at_epsilon": True}),
+        ("boundary", {"stop_at_epsilon": True}),
+    ),
 }
 
 

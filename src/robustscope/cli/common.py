@@ -112,6 +112,8 @@ def worker_count(workers: int | None, plan: Mapping[str, Any]) -> int:
         return workers
     if not str(plan["request"]["settings"]["device"]).startswith("cpu"):
         return 1
+    if any("query_limit" in model for model in plan["models"]):  # processes cannot count together
+        return 1
     if plan["cost"]["forward"] + plan["cost"]["backward"] < FEW_ROWS:  # starting a process costs seconds
         return 1
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

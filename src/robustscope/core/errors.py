@@ -67,6 +67,10 @@ class ModelError(RobustscopeError, RuntimeError):
     """The model returned something that cannot be evaluated, or raised."""
 
 
+class QueryLimitReached(RobustscopeError, RuntimeError):
+    """More rows were to be sent to a black box than its limit allows; none of them was sent."""
+
+
 class ConstraintViolated(RobustscopeError, ArithmeticError):
     """An attack returned an example outside its threat set."""
 

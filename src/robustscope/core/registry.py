@@ -91,6 +91,8 @@ def _conform(label: str, value: Any, hint: Any) -> Any:
             return value
         if kind is str and isinstance(value, str):
             return value
+        if isinstance(kind, type) and kind not in (bool, int, float, str) and isinstance(value, kind):
+            return value
     names = " or ".join(getattr(kind, "__name__", str(kind)) for kind in allowed)
     raise InvalidType(
         f"{label}={value!r} ({type(value).__name__}) was given",

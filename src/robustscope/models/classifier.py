@@ -9,8 +9,10 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
-from robustscope.core.errors import InvalidType, InvalidValue, ModelError
+from robustscope.core.errors import InvalidType, InvalidValue, ModelError, QueryLimitReached, RobustscopeError
 from robustscope.core.types import Bounds, Ledger
+from robustscope.models.blackbox import Access, BlackBox, access_of, require_gradients
+from robustscope.models.outputs import all_finite, looks_like_probabilities
 
 Scores = Callable[[Tensor, Tensor], Tensor]
 
@@ -124,11 +126,17 @@ class Classifier:
 
     def _forward(self, x: Tensor) -> Tensor:
         self.ledger.forward += len(x)
-        return self._outputs(x)
+        try:
+            return self._outputs(x)
+        except QueryLimitReached:  # these rows were not sent
+            self.ledger.forward -= len(x)
+            raise
 
     def _outputs(self, x: Tensor) -> Tensor:
         try:
             logits = self.module(self._normalise(x))
+        except RobustscopeError:  # it says itself what is wrong
+            raise
         except Exception as error:
             raise ModelError(
                 f"the model raised {type(error).__name__} on inputs of shape {tuple(x.shape)} and {x.dtype}: {error}",
@@ -148,7 +156,7 @@ class Classifier:
                 "dense floating-point logits on the device of the inputs are allowed",
                 "Return the scores before any rounding or comparison, where the inputs are.",
             )
-        if not _all_finite(logits):
+        if not all_finite(logits):
             rows = (~torch.isfinite(logits)).any(1).sum().item()
             raise ModelError(
                 f"the model returned NaN or infinite logits for {rows} of {len(x)} inputs",
@@ -156,6 +164,15 @@ class Classifier:
                 "Look for overflow, log(0) or division by zero in the model; an attack cannot judge such outputs.",
             )
         return logits
+
+    @property
+    def access(self) -> Access:
+        """The most that may be asked of the model: "gradients"; of a black box "scores" or only "decisions"."""
+        return access_of(self.module)
+
+    def decisions(self, x: Tensor) -> Tensor:
+        """Return the predicted classes of ``x`` and nothing else, counted as :meth:`logits`: int64 (B,)."""
+        return self.logits(x).argmax(1)
 
     def logits(self, x: Tensor) -> Tensor:
         """Return the logits of ``x``: (B, *S) -> (B, K), without a graph.
@@ -180,9 +197,11 @@ class Classifier:
             scores (B,), gradients (B, *S), logits (B, K); none of them carries a graph.
 
         Raises:
+            InvalidValue: in training mode, and of a black box.
             ModelError: if the gradient does not exist or is not finite.
         """
         self._check_mode()
+        require_gradients(self.module)
         scores, gradients, logits = [], [], []
         for start in range(0, len(x), self.batch_size):
             part = slice(start, min(start + self.batch_size, len(x)))
@@ -208,9 +227,11 @@ class Classifier:
             scores (B, C), gradients (B, C, *S), logits (B, K); none of them carries a graph.
 
         Raises:
+            InvalidValue: in training mode, and of a black box.
             ModelError: if a gradient does not exist or is not finite.
         """
         self._check_mode()
+        require_gradients(self.module)
         scores, gradients, logits = [], [], []
         for start in range(0, len(x), self.batch_size):
             part = slice(start, min(start + self.batch_size, len(x)))
@@ -249,7 +270,7 @@ class Classifier:
             ) from error
         if gradient is None:
             return torch.zeros_like(leaf)
-        if not _all_finite(gradient):
+        if not all_finite(gradient):
             raise ModelError(
                 "the model's input gradient holds NaN or infinite values",
                 "finite gradients are allowed",
@@ -266,7 +287,7 @@ class Classifier:
         Args:
             x: (B, *S); an empty batch is answered from ``class_names``, or with 2.
         """
-        if not self._classes and len(x):
+        if not self._classes and len(x) and not isinstance(self.module, BlackBox):
             with torch.no_grad():
                 self._classes.append(self._outputs(x[:1]).shape[1])
         return self._classes[0] if self._classes else self.num_classes or 2
@@ -274,6 +295,8 @@ class Classifier:
     @property
     def num_classes(self) -> int | None:
         """Number of classes if it is known without running the model."""
+        if isinstance(self.module, BlackBox):
+            return self.module.num_classes
         return len(self.class_names) if self.class_names else None
 
     def check_inputs(self, x: Tensor, y: Tensor | None = None) -> None:
@@ -365,27 +388,12 @@ class Classifier:
                 f"0 to {classes - 1} are allowed for a model of {classes} classes",
                 "Number the classes from 0 in the model's order.",
             )
-        if not self.allow_probabilities and looks_like_probabilities(logits):
+        if not self.allow_probabilities and self.access != "decisions" and looks_like_probabilities(logits):
             raise InvalidValue(
                 "the model's outputs lie in [0, 1] and sum to 1: they look like softmax probabilities",
                 "logits are allowed",
-                "Remove the final softmax (attacks lose their gradient through it), or say allow_probabilities=True.",
+                "Say answers='probabilities' where the black box is made."
+                if self.access == "scores"
+                else "Remove the final softmax (attacks lose their gradient through it), or say allow_probabilities=True.",
             )
         return logits
-
-
-def _all_finite(values: Tensor) -> bool:
-    """Tell whether all values are finite.
-
-    NaN and infinity survive every sum, so a finite sum settles it in one pass, twenty times as fast as asking value by
-    value; only where the sum is not finite (which large finite values can bring about too) is each value asked.
-    """
-    return bool(torch.isfinite(values.sum())) or bool(torch.isfinite(values).all())
-
-
-def looks_like_probabilities(outputs: Tensor) -> bool:
-    """Tell whether all rows lie in [0, 1] and sum to 1 within 1e-5, as AutoAttack's own check does."""
-    if not len(outputs):
-        return False
-    inside = bool(((outputs >= 0) & (outputs <= 1)).all())
-    return inside and bool(((outputs.sum(1) - 1).abs() < 1e-5).all())

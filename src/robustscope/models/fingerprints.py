@@ -99,7 +99,7 @@ def _settings(module: nn.Module) -> str:
         if isinstance(value, Tensor):
             parts.append(f"{name}={tuple(value.shape)}:{hashlib.sha256(_bytes(value)).hexdigest()}")
         elif isinstance(value, FunctionType):
-            parts.append(f"{name}={_source(value)}")
+            parts.append(f"{name}={source_text(value)}")
         elif isinstance(value, (bool, int, float, str, tuple, list, dict, type(None))):
             parts.append(f"{name}={value!r}")
         else:
@@ -114,10 +114,11 @@ def _sources(kind: type) -> Iterator[bytes]:
         for name, member in sorted(vars(base).items()):
             function = inspect.unwrap(getattr(member, "__func__", member)) if callable(member) else member
             if isinstance(function, FunctionType):
-                yield f"{name}:{_source(function)}".encode()
+                yield f"{name}:{source_text(function)}".encode()
 
 
-def _source(function: FunctionType) -> str:
+def source_text(function: FunctionType) -> str:
+    """Return the source text of a function, or its bytecode where the text is gone."""
     try:
         return textwrap.dedent(inspect.getsource(function))
     except (OSError, TypeError):

@@ -14,10 +14,11 @@ from robustscope.attacks import ATTACKS
 from robustscope.attacks.compose import attack
 from robustscope.attacks.suites import SUITES, suite
 from robustscope.core.errors import InvalidValue, RobustscopeError
-from robustscope.core.threats import Threat, make_threat, parse_threat
+from robustscope.core.threats import Threat, kind_of, make_threat, parse_threat
 from robustscope.data.base import Dataset
 from robustscope.data.datasets import load_data
 from robustscope.data.selection import select
+from robustscope.models.blackbox import limit_of
 from robustscope.models.classifier import Classifier
 from robustscope.models.loading import LoadedModel, load_model
 from robustscope.models.weights import check_device
@@ -77,10 +78,15 @@ def make_plan(config: Config, subjects: Subjects | None = None) -> dict[str, Any
     threats, cells = [], []
     for name, model in zip(names, subjects.models, strict=True):
         _check_place(name, model.classifier, settings.device)
+        for text in config.threats:
+            threat = parse_threat(text, model.classifier.bounds)
+            for wanted, _ in _defined(attacks, threat, config):  # before a single row is sent: it may cost money
+                ATTACKS[wanted].check_access(model.classifier, threat)
         _probe(model.classifier, subjects.data, ids, settings.device)
         threats = [parse_threat(text, model.classifier.bounds) for text in config.threats]
         _once("the threat model", [f"{t.norm}:{t.common_epsilon:g}" for t in threats])
-        own = _cells(len(cells), name, threats, attacks, settings.curve)
+        suited = {threat.norm: _defined(attacks, threat, config) for threat in threats}
+        own = _cells(len(cells), name, threats, suited, settings.curve)
         _rehearse(own, model.classifier, subjects.data, ids, settings)
         cells += own
     shards = []
@@ -135,6 +141,16 @@ def _attacks(config: Config) -> list[tuple[str, dict[str, Any]]]:
     attacks = given or [(name, dict(parameters)) for name, parameters in suite(config.settings.suite)]
     _once("the attack", [(name, ATTACKS[name].resolve(parameters)) for name, parameters in attacks])
     return attacks
+
+
+def _defined(
+    attacks: Sequence[tuple[str, dict[str, Any]]], threat: Threat, config: Config
+) -> Sequence[tuple[str, dict[str, Any]]]:
+    """Leave out the attacks of a suite that have no form for a norm, if more than noise stays; else they are refused
+    later, as attacks that were asked for by name are.
+    """
+    kept = [(name, parameters) for name, parameters in attacks if kind_of(threat) in ATTACKS[name].kinds]
+    return attacks if config.attacks or all(ATTACKS[name].floor for name, _ in kept) else kept
 
 
 def _once(what: str, things: Sequence[Any]) -> None:
@@ -211,7 +227,7 @@ def _cells(
     first: int,
     model: str,
     threats: Sequence[Threat],
-    attacks: Sequence[tuple[str, dict[str, Any]]],
+    attacks: Mapping[str, Sequence[tuple[str, dict[str, Any]]]],
     curve: Sequence[float],
 ) -> list[dict[str, Any]]:
     """Return the cells of one model: norms in the order given, radii ascending, attacks in the order of the suite.
@@ -226,7 +242,7 @@ def _cells(
         radii = {t.scaled(factor).common_epsilon for t in given for factor in factors}
         for epsilon in sorted(radii):
             threat = make_threat(norm, epsilon, given[0].bounds)
-            for name, parameters in attacks:
+            for name, parameters in attacks[norm]:
                 cells.append(_cell(first + len(cells), model, threat, name, parameters, (norm, epsilon) in headline))
     return cells
 
@@ -238,6 +254,12 @@ def _cell(
     card.check(threat)
     resolved = card.pin(card.resolve(parameters))
     for key, value in resolved.items():
+        if isinstance(value, torch.Tensor):
+            raise InvalidValue(
+                f"{name}.{key} was given as a tensor",
+                "a number, a text or None is allowed in a plan",
+                "Call robustscope.attack() with it instead.",
+            )
         if isinstance(value, float) and not math.isfinite(value):
             raise InvalidValue(
                 f"{name}.{key}={value} was given",
@@ -263,6 +285,7 @@ def _cell(
 
 def _describe(name: str, model: LoadedModel, spec: ModelSpec) -> dict[str, Any]:
     classifier = model.classifier
+    limit = limit_of(classifier.module)
     return {
         "name": name,
         "source": spec.source,
@@ -272,6 +295,7 @@ def _describe(name: str, model: LoadedModel, spec: ModelSpec) -> dict[str, Any]:
         "std": None if classifier.std is None else list(classifier.std),
         "num_classes": classifier.num_classes,
         "class_names": None if classifier.class_names is None else list(classifier.class_names),
+        **({} if limit is None else {"query_limit": limit}),
     }
 
 

@@ -114,6 +114,12 @@ def carry_out(
     plan = read_plan(run)
     if workers < 1:
         raise InvalidValue(f"workers={workers} was given", "an integer >= 1 is allowed", "Write e.g. --workers 2.")
+    if workers > 1 and any("query_limit" in model for model in plan["models"]):
+        raise InvalidValue(
+            f"workers={workers} was given for a model with a query_limit",
+            "one process is allowed, for each would count for itself",
+            "Leave --workers out, or lift the limit.",
+        )
     watcher = watcher or Nobody()
     sizes = {shard["index"]: len(shard["ids"]) for shard in plan["shards"]}
     missing = set(missing_shards(run, plan))
