@@ -269,12 +269,12 @@ class Classifier:
         if not self._classes and len(x):
             with torch.no_grad():
                 self._classes.append(self._outputs(x[:1]).shape[1])
-        return self._classes[0] if self._classes else self.num_classes or 2
+        return self.num_classes or 2
 
     @property
     def num_classes(self) -> int | None:
-        """Number of classes if it is known without running the model."""
-        return len(self.class_names) if self.class_names else None
+        """Number of classes if it is known without running the model: it has been asked before, or has class names."""
+        return self._classes[0] if self._classes else len(self.class_names) if self.class_names else None
 
     def check_inputs(self, x: Tensor, y: Tensor | None = None) -> None:
         """Refuse inputs that the model was not declared for.

@@ -14,7 +14,7 @@ from robustscope.attacks import ATTACKS
 from robustscope.attacks.compose import attack
 from robustscope.attacks.suites import SUITES, suite
 from robustscope.core.errors import InvalidValue, RobustscopeError
-from robustscope.core.types import ThreatModel
+from robustscope.core.types import Norm, ThreatModel
 from robustscope.data.base import Dataset
 from robustscope.data.datasets import load_data
 from robustscope.data.selection import select
@@ -25,6 +25,7 @@ from robustscope.runs.config import AttackSpec, Config, ModelSpec, Settings, to_
 from robustscope.runs.store import FORMAT, sealed
 
 DEFAULT_SAMPLES = 1000
+Attacks = list[tuple[str, dict[str, Any]]]
 
 
 @dataclass(frozen=True)
@@ -72,7 +73,7 @@ def make_plan(config: Config, subjects: Subjects | None = None) -> dict[str, Any
     subjects = subjects or load_subjects(config.models, config.data, settings)
     names = _unique([spec.name or model.name for spec, model in zip(config.models, subjects.models, strict=True)])
     ids = _samples(subjects.data, settings)
-    attacks = _attacks(config)
+    _attacks(config)  # a suite or an attack that does not exist is refused before any model runs
     check_device(settings.device)
     threats, cells = [], []
     for name, model in zip(names, subjects.models, strict=True):
@@ -80,6 +81,8 @@ def make_plan(config: Config, subjects: Subjects | None = None) -> dict[str, Any
         _probe(model.classifier, subjects.data, ids, settings.device)
         threats = [ThreatModel.parse(text, model.classifier.bounds) for text in config.threats]
         _once("the threat model", [f"{t.norm}:{t.common_epsilon:g}" for t in threats])
+        classes = model.classifier.num_classes or 0
+        attacks = {norm: _attacks(config, norm, classes) for norm in dict.fromkeys(t.norm for t in threats)}
         own = _cells(len(cells), name, threats, attacks, settings.curve)
         _rehearse(own, model.classifier, subjects.data, ids, settings)
         cells += own
@@ -130,9 +133,10 @@ def _unique(names: Sequence[str]) -> list[str]:
     return list(names)
 
 
-def _attacks(config: Config) -> list[tuple[str, dict[str, Any]]]:
+def _attacks(config: Config, norm: Norm = "linf", classes: int = 10) -> Attacks:
+    """Return the attacks of a configuration, as they are in a norm for a model of so many classes."""
     given = [(a.name, dict(a.parameters)) for a in config.attacks]
-    attacks = given or [(name, dict(parameters)) for name, parameters in suite(config.settings.suite)]
+    attacks = given or [(name, dict(parameters)) for name, parameters in suite(config.settings.suite, norm, classes)]
     _once("the attack", [(name, ATTACKS[name].resolve(parameters)) for name, parameters in attacks])
     return attacks
 
@@ -211,7 +215,7 @@ def _cells(
     first: int,
     model: str,
     threats: Sequence[ThreatModel],
-    attacks: Sequence[tuple[str, dict[str, Any]]],
+    attacks: Mapping[Norm, Attacks],
     curve: Sequence[float],
 ) -> list[dict[str, Any]]:
     """Return the cells of one model: norms in the order given, radii ascending, attacks in the order of the suite."""
@@ -223,7 +227,7 @@ def _cells(
         radii = {t.scaled(factor).common_epsilon for t in given for factor in factors}
         for epsilon in sorted(radii):
             threat = ThreatModel(norm, epsilon, given[0].bounds)
-            for name, parameters in attacks:
+            for name, parameters in attacks[norm]:
                 cells.append(_cell(first + len(cells), model, threat, name, parameters, (norm, epsilon) in headline))
     return cells
 
@@ -254,6 +258,7 @@ def _cell(
         "source": card.source,
         "parameters": resolved,
         "aim": card.aim,
+        "access": card.access,
         "floor": card.floor,
     }
 
