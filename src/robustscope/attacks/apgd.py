@@ -76,7 +76,7 @@ def apgd(
         steps: steps for each restart, >= 1.
         restarts: independent runs, >= 1; the random numbers of a run depend on its number, so that more restarts
             contain fewer.
-        loss: "cross_entropy", "margin" or "dlr"; dlr needs 3 classes, 4 with targets.
+        loss: "cross_entropy", "margin", "probability_margin" or "dlr"; dlr needs 3 classes, 4 with targets.
         gradient_samples: passes whose losses, gradients and logits are averaged at each iterate, >= 1; more than one
             is expectation over transformation, for models that draw random numbers.
         trace: record the loss of every iterate, (B, restarts * (steps + 1)), in l1 (B, restarts * (steps + 3)).

@@ -67,7 +67,7 @@ def pgd(
         restarts: independent runs, >= 1; the random numbers of a run depend on its number, so that more restarts
             contain fewer.
         random_start: start at a uniform point of the ball instead of at ``x``; needed for restarts.
-        loss: "cross_entropy", "margin" or "dlr".
+        loss: "cross_entropy", "margin", "probability_margin" or "dlr".
         sparse_fraction: share of the input values that an l1 step moves (at least one).
         trace: record the loss of every iterate, (B, restarts * (steps + 1)).
 

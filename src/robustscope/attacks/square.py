@@ -104,7 +104,7 @@ def square(
         p_init: share of the values that the first windows cover, in (0, 1].
         rescale_schedule: count the halvings in ten-thousandths of ``queries``, so that every budget ends with the
             smallest windows.
-        loss: "margin", "cross_entropy" or "dlr".
+        loss: "margin", "probability_margin", "cross_entropy" or "dlr".
 
     Returns:
         The first adversarial point of each sample, or the point of the highest loss.
