@@ -7,6 +7,7 @@ from torch import Tensor
 
 from robustscope.attacks.ascent import Goal, ascend, merge
 from robustscope.attacks.cards import register
+from robustscope.core import resume
 from robustscope.core.draws import Draws
 from robustscope.core.errors import InvalidValue
 from robustscope.core.types import AttackResult, ThreatModel
@@ -97,34 +98,43 @@ def pgd(
     goal = Goal(objective(loss, classes, targets is not None), y, targets)
     best: AttackResult | None = None
     best_value = x.new_full((len(x),), -float("inf"))
-    rows = torch.arange(len(x), device=x.device)
-    for restart in range(restarts):
-        centre, part = x[rows], threat.select(rows)
-        start = balls.sample(part, centre, draws.select(rows), f"start/{restart}") if random_start else centre
-        result = ascend(
-            model,
-            centre,
-            part,
-            goal.select(rows),
-            start,
-            steps=steps,
-            relative_step_size=relative_step_size,
-            sparse_fraction=sparse_fraction,
-            trace=trace,
-        )
-        if restarts == 1:
-            return result
-        logits = model.logits(result.x_adv)
-        result.forward.add_(1)
-        chosen = goal.select(rows)
-        solved = chosen.reached(logits)
-        value = chosen.scores(logits, torch.arange(len(rows), device=x.device))
-        better = solved | (value > best_value[rows])
-        best_value[rows] = torch.where(better, value, best_value[rows])
-        best = merge(best, result, rows, better)
-        rows = rows[~solved]
-        if not len(rows):
-            break
+    rows, restart = torch.arange(len(x), device=x.device), 0
+
+    def state() -> resume.State:
+        found = {} if best is None else resume.named("best", resume.tensors(best))
+        return {"restart": restart, "rows": rows, "value": best_value, **found}
+
+    with resume.stage("restarts", state) as saved:
+        if saved is not None:
+            rows, best_value, found = saved["rows"], saved["value"], resume.under("best", saved)
+            best = AttackResult(**found) if found else None
+        for restart in range(0 if saved is None else int(saved["restart"]), restarts):
+            centre, part = x[rows], threat.select(rows)
+            start = balls.sample(part, centre, draws.select(rows), f"start/{restart}") if random_start else centre
+            result = ascend(
+                model,
+                centre,
+                part,
+                goal.select(rows),
+                start,
+                steps=steps,
+                relative_step_size=relative_step_size,
+                sparse_fraction=sparse_fraction,
+                trace=trace,
+            )
+            if restarts == 1:
+                return result
+            logits = model.logits(result.x_adv)
+            result.forward.add_(1)
+            chosen = goal.select(rows)
+            solved = chosen.reached(logits)
+            value = chosen.scores(logits, torch.arange(len(rows), device=x.device))
+            better = solved | (value > best_value[rows])
+            best_value[rows] = torch.where(better, value, best_value[rows])
+            best = merge(best, result, rows, better)
+            rows = rows[~solved]
+            if not len(rows):
+                break
     assert best is not None
     return best
 

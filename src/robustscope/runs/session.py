@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+import shutil
 import subprocess
 import threading
 from collections.abc import Mapping
@@ -176,6 +177,7 @@ def finish(run: Path, plan: Mapping[str, Any]) -> dict[str, Any]:
         "warnings": sorted({warning for record in records for warning in record["warnings"]}),
     }
     write_json(run / "record.json", record)
+    shutil.rmtree(run / "partial", ignore_errors=True)  # of workers killed between storing a shard and forgetting this
     for lock in (run / "shards").glob("*.lock"):  # left by workers killed between storing a shard and unlocking it
         lock.unlink(missing_ok=True)
     return record
