@@ -7,6 +7,7 @@ import sys
 import time
 import warnings
 from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from robustscope.core.resume import keeping
 from robustscope.core.types import ThreatModel
 from robustscope.geometry.losses import margin
 from robustscope.models.classifier import Classifier
+from robustscope.probes.flags import measure_flags
 from robustscope.runs.partial import Partial
 from robustscope.runs.plan import Subjects
 from robustscope.runs.store import write_shard
@@ -80,6 +82,7 @@ def run_shard(plan: Mapping[str, Any], index: int, subjects: Subjects, run: Path
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         keeper = Partial(run, plan, index, classifier.ledger, {**versions(), "device": describe_device(device)}, device)
+        flags = _flags(plan, shard, classifier, x, y)
         with keeping(keeper):
             rows, evidence = attack_shard(plan, shard, classifier, x, y)
     record = {
@@ -90,10 +93,18 @@ def run_shard(plan: Mapping[str, Any], index: int, subjects: Subjects, run: Path
         "warnings": sorted({f"{w.category.__name__}: {w.message}" for w in caught}),
         "versions": versions(),
         "device": describe_device(device),
+        "flags": flags,
     }
     write_shard(run, index, rows, evidence, record)
     keeper.remove()
     return record
+
+
+def _flags(plan: Mapping[str, Any], shard: Entry, classifier: Classifier, x: Tensor, y: Tensor) -> list[dict[str, Any]]:
+    """Return what is to be said of the model; measured with its first shard."""
+    if shard["index"] != min(one["index"] for one in plan["shards"] if one["model"] == shard["model"]):
+        return []
+    return [{"model": shard["model"], **asdict(finding)} for finding in measure_flags(classifier, x, y)]
 
 
 def attack_shard(

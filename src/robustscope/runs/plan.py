@@ -21,6 +21,7 @@ from robustscope.data.selection import select
 from robustscope.models.classifier import Classifier
 from robustscope.models.loading import LoadedModel, load_model
 from robustscope.models.weights import check_device
+from robustscope.probes.flags import COST, SAMPLES
 from robustscope.runs.config import AttackSpec, Config, ModelSpec, Settings, to_dict
 from robustscope.runs.store import FORMAT, sealed
 
@@ -278,15 +279,17 @@ def _describe(name: str, model: LoadedModel, spec: ModelSpec) -> dict[str, Any]:
 
 
 def forecast(plan: dict[str, Any]) -> dict[str, int]:
-    """Return the most rows that a plan can cost: a clean pass, every attack on every sample at every radius, and the
-    judge's two passes after each attack.
+    """Return the most rows that a plan can cost: a clean pass, every attack on every sample at every radius, the judge's
+    two passes after each attack, and a few samples for the automatic flags.
     """
     forward = backward = 0
     per_model = {model["name"]: 0 for model in plan["models"]}
     for shard in plan["shards"]:
         per_model[shard["model"]] += len(shard["ids"])
     for name, samples in per_model.items():
-        forward += samples
+        looked_at = min(samples, SAMPLES)
+        forward += samples + looked_at * COST[0]
+        backward += looked_at * COST[1]
         for cell in plan["cells"]:
             if cell["model"] == name:
                 most = ATTACKS[cell["attack"]].cost(cell["parameters"])

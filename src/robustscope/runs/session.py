@@ -175,6 +175,7 @@ def finish(run: Path, plan: Mapping[str, Any]) -> dict[str, Any]:
         "backward": sum(record["backward"] for record in records),
         "shards": [{k: r[k] for k in ("index", "seconds", "forward", "backward", "warnings")} for r in records],
         "warnings": sorted({warning for record in records for warning in record["warnings"]}),
+        "flags": [flag for record in records for flag in record.get("flags", [])],
     }
     write_json(run / "record.json", record)
     shutil.rmtree(run / "partial", ignore_errors=True)  # of workers killed between storing a shard and forgetting this
