@@ -134,7 +134,10 @@ def restored():
         sys.modules.pop(name, None)
 
 
-@pytest.mark.parametrize("name", ["README.md", "docs/start.md", "docs/adding.md", "docs/models.md", "docs/data.md"])
+RUN = ("README.md", *(f"docs/{name}.md" for name in ("start", "adding", "models", "data", "autoattack")))
+
+
+@pytest.mark.parametrize("name", RUN)
 def test_code_runs_and_prints_what_the_page_says(name, tmp_path, monkeypatch, restored):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("robustscope.cli.evaluate_command.worker_count", lambda workers, plan: 1)
@@ -149,13 +152,12 @@ def test_running_a_page_has_teeth(tmp_path):
 
 
 def test_no_page_with_code_is_forgotten():
-    listed = {"README.md", "docs/start.md", "docs/adding.md", "docs/models.md", "docs/data.md"}
     with_code = {
         str(page.relative_to(ROOT))
         for page in PAGES
         if any(language in ("python", "console") for language, _ in blocks(page.read_text(encoding="utf-8")))
     }
-    assert with_code <= listed
+    assert with_code <= set(RUN)
 
 
 def test_the_configuration_in_the_tutorial_is_read(tmp_path):

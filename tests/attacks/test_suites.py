@@ -112,6 +112,13 @@ def test_a_survivor_costs_no_more_rows_than_in_the_reference(slope):
     assert forward > 7000, "the whole of every attack must have run"
 
 
+def test_the_most_that_a_survivor_can_cost_is_no_more_than_in_the_reference():
+    """By the cards: with FAB's final search, which a survivor needs only where an example lies outside the radius."""
+    costs = [ATTACKS[name].cost(ATTACKS[name].resolve(more)) for name, more in suite("standard", "linf", 10)]
+    assert sum(forward for forward, _ in costs) <= REFERENCE[0]
+    assert sum(backward for _, backward in costs) <= REFERENCE[1]
+
+
 @pytest.mark.parametrize(("norm", "classes"), [("linf", 2), ("l2", 3), ("l1", 4), ("linf", 4)])
 def test_the_standard_version_runs_whole_for_few_classes(norm, classes):
     """Cheaper with fewer classes: AutoAttack's own code raises below ten."""
