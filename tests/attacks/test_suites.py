@@ -4,8 +4,9 @@ import pytest
 import torch
 from torch import nn
 
+from digits_bed import digits
 from robustscope.attacks.cards import ATTACKS
-from robustscope.attacks.compose import Attempt, cascade
+from robustscope.attacks.compose import Attempt, cascade, worst_case
 from robustscope.attacks.suites import RECIPES, SUITES, suite
 from robustscope.core.draws import Draws
 from robustscope.core.errors import UnknownName
@@ -54,6 +55,21 @@ def test_few_classes_take_the_losses_that_are_defined_and_the_classes_there_are(
 def test_an_unknown_suite_names_what_there_is():
     with pytest.raises(UnknownName, match="standard"):
         suite("standart")
+
+
+@pytest.mark.parametrize(
+    ("norm", "epsilon"), [("linf", 0.05), ("linf", 0.1), ("linf", 0.15), ("l2", 0.5), ("l2", 0.8), ("l1", 1.4)]
+)
+def test_exactly_the_breakable_digits_are_broken(norm, epsilon):
+    """The linear model's exact radii are known: a cascade that leaves more is weak, one that leaves fewer is wrong."""
+    model, x, y, radius = digits(norm, 743, torch.float32)
+    every = slice(0, None, 12)
+    x, y, radius = x[every], y[every], radius[every]
+    attempts = [
+        Attempt(name, ThreatModel(norm, epsilon), {**more, **({"queries": 20} if name == "square" else {})})
+        for name, more in suite("standard", norm, 10)
+    ]
+    assert torch.equal(worst_case(model, x, y, attempts, Draws(0, tuple(range(len(x))))), radius > epsilon)
 
 
 class Offset(nn.Module):

@@ -102,7 +102,7 @@ def foreign(file):
 
 
 DAMAGES = {
-    "flipped": (flip, "its sha-256 is another"),
+    "flipped": (flip, "damaged"),
     "truncated": (lambda file: file.write_bytes(file.read_bytes()[:-100]), "damaged"),
     "emptied": (lambda file: file.write_bytes(b""), "damaged"),
     "no safetensors": (lambda file: file.write_bytes(b"\0" * 4096), "damaged"),
@@ -156,6 +156,14 @@ def test_progress_of_other_software_is_not_used(tmp_path):
     partial_folder(tmp_path, 0).rename(partial_folder(tmp_path, 1))
     with pytest.warns(PartialWarning, match="another shard"):
         assert not Partial(tmp_path, plan, 1, Ledger(), {"torch": "2.0"})._found
+
+
+def test_a_single_flipped_bit_is_noticed(tmp_path):
+    keeper = Partial(tmp_path, {"id": "a"}, 0, Ledger(), {})
+    keeper.save({"/loop#0": Saved({"values": torch.zeros(100)}, 5, 4)})
+    flip(partial_folder(tmp_path, 0) / "state.safetensors")
+    with pytest.warns(PartialWarning, match="its sha-256 is another"):
+        assert not Partial(tmp_path, {"id": "a"}, 0, Ledger(), {})._found
 
 
 @pytest.mark.parametrize(

@@ -124,11 +124,7 @@ def pgd(
             )
             if restarts == 1:
                 return result
-            logits = model.logits(result.x_adv)
-            result.forward.add_(1)
-            chosen = goal.select(rows)
-            solved = chosen.reached(logits)
-            value = chosen.scores(logits, torch.arange(len(rows), device=x.device))
+            value, solved = _look(model, goal.select(rows), result)
             better = solved | (value > best_value[rows])
             best_value[rows] = torch.where(better, value, best_value[rows])
             best = merge(best, result, rows, better)
@@ -137,6 +133,13 @@ def pgd(
                 break
     assert best is not None
     return best
+
+
+def _look(model: Classifier, goal: Goal, result: AttackResult) -> tuple[Tensor, Tensor]:
+    """Return the loss of a restart's examples and which are adversarial, for one more row each."""
+    logits = model.logits(result.x_adv)
+    result.forward.add_(1)
+    return goal.scores(logits, torch.arange(len(logits), device=logits.device)), goal.reached(logits)
 
 
 def check_positive(**values: float) -> None:
