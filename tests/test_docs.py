@@ -138,7 +138,16 @@ PAGES_THAT_RUN = [
     "README.md",
     *(
         f"docs/{name}.md"
-        for name in ("start", "adding", "models", "data", "threat-sets", "black-box", "attack-your-own-defence")
+        for name in (
+            "start",
+            "adding",
+            "models",
+            "data",
+            "threat-sets",
+            "black-box",
+            "autoattack",
+            "attack-your-own-defence",
+        )
     ),
 ]
 

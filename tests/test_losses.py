@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from robustscope.core.errors import InvalidValue, UnknownName
-from robustscope.geometry.losses import LOSSES, cross_entropy, dlr, margin, margin_loss, objective
+from robustscope.geometry.losses import LOSSES, cross_entropy, dlr, margin, margin_loss, objective, probability_margin
 from robustscope.geometry.rules import is_adversarial
 
 
@@ -44,6 +44,34 @@ def test_dlr_by_hand():
     assert float(dlr(z, torch.tensor([0]))) == pytest.approx(-(5 - 3) / (5 - 1))
     assert float(dlr(z, torch.tensor([2]))) == pytest.approx(-(1 - 5) / (5 - 1))
     assert float(dlr(z, torch.tensor([0]), torch.tensor([3]))) == pytest.approx(-(5 - 0) / (5 - 0.5))
+
+
+def test_probability_margin_and_its_gradient_in_closed_form():
+    """p_m - p_y, with d p_i / d z_j = p_i ([i = j] - p_j); the classes m, y are (other, true) or (target, other)."""
+    z, y, t = logits().requires_grad_(True), labels(), (labels() + 2) % 5
+    p, rows = z.detach().exp() / z.detach().exp().sum(1, keepdim=True), torch.arange(50)
+    for targets in (None, t):
+        up, down = (
+            (p.scatter(1, y[:, None], 0).argmax(1), y)
+            if targets is None
+            else (t, p.scatter(1, t[:, None], 0).argmax(1))
+        )
+        value = probability_margin(z, y, targets)
+        torch.testing.assert_close(value.detach(), p[rows, up] - p[rows, down], rtol=1e-12, atol=1e-12)
+        due = -p * (p[rows, up] - p[rows, down])[:, None]
+        due[rows, up] += p[rows, up]
+        due[rows, down] -= p[rows, down]
+        (gradient,) = torch.autograd.grad(value.sum(), z)
+        torch.testing.assert_close(gradient, due, rtol=1e-10, atol=1e-12)
+    assert torch.equal(probability_margin(z, y) > 0, is_adversarial(z, y))
+
+
+def test_probability_margin_of_far_apart_logits_is_finite():
+    z = torch.tensor([[500.0, -500.0, 0.0]], requires_grad=True)
+    value = probability_margin(z, torch.tensor([0]))
+    (gradient,) = torch.autograd.grad(value.sum(), z)
+    assert value.tolist() == [-1.0]
+    assert gradient.tolist() == [[0.0, 0.0, 0.0]]
 
 
 @settings(max_examples=40, deadline=None)

@@ -8,6 +8,7 @@ from robustscope.attacks.apgd_runs import Tally, run
 from robustscope.attacks.ascent import Goal
 from robustscope.attacks.cards import register
 from robustscope.attacks.pgd import check_positive
+from robustscope.core import resume
 from robustscope.core.draws import Draws
 from robustscope.core.types import AttackResult, ThreatModel
 from robustscope.geometry.losses import LossName, objective
@@ -76,7 +77,7 @@ def apgd(
         steps: steps for each restart, >= 1.
         restarts: independent runs, >= 1; the random numbers of a run depend on its number, so that more restarts
             contain fewer.
-        loss: "cross_entropy", "margin" or "dlr"; dlr needs 3 classes, 4 with targets.
+        loss: "cross_entropy", "margin", "probability_margin" or "dlr"; dlr needs 3 classes, 4 with targets.
         gradient_samples: passes whose losses, gradients and logits are averaged at each iterate, >= 1; more than one
             is expectation over transformation, for models that draw random numbers.
         trace: record the loss of every iterate, (B, restarts * (steps + 1)), in l1 (B, restarts * (steps + 3)).
@@ -99,20 +100,23 @@ def apgd(
     """
     check_positive(steps=steps, restarts=restarts, gradient_samples=gradient_samples)
     goal = Goal(objective(loss, model.classes(x), targets is not None), y, targets)
-    tally = Tally(x)
-    for restart in range(restarts):
-        rows = tally.rows
-        if not len(rows):
-            break
-        found = run(
-            model,
-            x[rows],
-            threat.select(rows),
-            goal.select(rows),
-            draws.select(rows),
-            f"start/{restart}",
-            steps=steps,
-            samples=gradient_samples,
-        )
-        tally.add(found, rows)
+    tally, restart = Tally(x), 0
+    with resume.stage("restarts", lambda: {"restart": restart, **tally.state()}) as saved:
+        if saved is not None:
+            tally.restore(saved)
+        for restart in range(0 if saved is None else int(saved["restart"]), restarts):
+            rows = tally.rows
+            if not len(rows):
+                break
+            found = run(
+                model,
+                x[rows],
+                threat.select(rows),
+                goal.select(rows),
+                draws.select(rows),
+                f"start/{restart}",
+                steps=steps,
+                samples=gradient_samples,
+            )
+            tally.add(found, rows)
     return tally.result(trace)

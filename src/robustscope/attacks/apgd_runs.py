@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -10,6 +10,7 @@ from torch import Tensor
 
 from robustscope.attacks.apgd_walk import Walk, begin, checkpoints, phases
 from robustscope.attacks.ascent import Goal
+from robustscope.core import resume
 from robustscope.core.draws import Draws
 from robustscope.core.types import AttackResult, ThreatModel
 from robustscope.geometry import balls
@@ -35,6 +36,15 @@ class Run:
     forward: Tensor
     backward: Tensor
     trace: Tensor
+
+    @classmethod
+    def of(cls, walk: Walk, steps: int) -> Run:
+        """Return the run of a walk at its start: nothing found, nothing spent."""
+        batch, device = len(walk.x), walk.x.device
+        solved = torch.zeros(batch, dtype=torch.bool, device=device)
+        forward, backward = (torch.zeros(batch, dtype=torch.int64, device=device) for _ in range(2))
+        trace = walk.x.new_full((batch, steps + 1), float("nan"))
+        return cls(walk.point.clone(), walk.best_value.clone(), solved, forward, backward, trace)
 
 
 def _look(model: Classifier, walk: Walk, samples: int, last: bool) -> tuple[Tensor, Tensor | None, Tensor]:
@@ -72,34 +82,39 @@ def follow(
         samples: passes averaged for each iterate.
         leave: whether an adversarial iterate ends the walk of its sample.
     """
-    batch, x = len(walk.x), walk.x
-    x_adv, value = walk.point.clone(), walk.best_value.clone()
-    solved = torch.zeros(batch, dtype=torch.bool, device=x.device)
-    forward, backward = (torch.zeros(batch, dtype=torch.int64, device=x.device) for _ in range(2))
-    trace = x.new_full((batch, steps + 1), float("nan"))
-    reviewed = 0
-    for step in range(steps + 1):
-        if not len(walk.rows):
-            break
-        last = step == steps
-        values, gradients, logits = _look(model, walk, samples, last)
-        forward[walk.rows] += samples
-        backward[walk.rows] += 0 if last else samples
-        trace[walk.rows, step] = values
-        walk.arrive(values, gradients)
-        reached = walk.goal.reached(logits)
-        if leave and reached.any():
-            done = walk.rows[reached]
-            x_adv[done], solved[done] = walk.point[reached], True
-            walk.keep((~reached).nonzero()[:, 0])
-        if last or not len(walk.rows):
-            break
-        if step in reviews:
-            walk.review(step - reviewed)
-            reviewed = step
-        walk.move()
-    x_adv[walk.rows], value[walk.rows] = walk.best, walk.best_value
-    return Run(x_adv, value, solved, forward, backward, trace)
+    run, step, reviewed = Run.of(walk, steps), 0, 0
+
+    def state() -> resume.State:
+        so_far = {**resume.named("run", resume.tensors(run)), **resume.named("walk", walk.state())}
+        return {"step": step, "reviewed": reviewed, **so_far}
+
+    with resume.stage("steps", state) as saved:
+        if saved is not None:
+            run, reviewed = Run(**resume.under("run", saved)), int(saved["reviewed"])
+            walk.restore(resume.under("walk", saved))
+        for step in range(0 if saved is None else int(saved["step"]), steps + 1):
+            if not len(walk.rows):
+                break
+            resume.checkpoint()
+            last = step == steps
+            values, gradients, logits = _look(model, walk, samples, last)
+            run.forward[walk.rows] += samples
+            run.backward[walk.rows] += 0 if last else samples
+            run.trace[walk.rows, step] = values
+            walk.arrive(values, gradients)
+            reached = walk.goal.reached(logits)
+            if leave and reached.any():
+                done = walk.rows[reached]
+                run.x_adv[done], run.solved[done] = walk.point[reached], True
+                walk.keep((~reached).nonzero()[:, 0])
+            if last or not len(walk.rows):
+                break
+            if step in reviews:
+                walk.review(step - reviewed)
+                reviewed = step
+            walk.move()
+    run.x_adv[walk.rows], run.value[walk.rows] = walk.best, walk.best_value
+    return run
 
 
 def run(
@@ -135,13 +150,23 @@ def run(
     point = x + draws.normal(purpose, x) * width
     plan = phases(steps)
     done: Run | None = None
-    for factor, count in plan:
-        wide = threat.scaled(factor)
-        walk = begin(wide, x, goal, balls.project(wide, x, point))
-        period = max(4 * count // 100, 1)
-        part = follow(model, walk, count, range(period, count, period), samples=samples, leave=factor == 1)
-        done = part if done is None else _continued(done, part)
-        point = done.x_adv
+    phase = 0
+
+    def state() -> resume.State:
+        return {"phase": phase, **({} if done is None else resume.named("done", resume.tensors(done)))}
+
+    with resume.stage("phases", state) as saved:
+        if saved is not None and saved["phase"]:
+            done = Run(**resume.under("done", saved))
+            point = done.x_adv
+        for phase in range(0 if saved is None else int(saved["phase"]), len(plan)):
+            factor, count = plan[phase]
+            wide = threat.scaled(factor)
+            walk = begin(wide, x, goal, balls.project(wide, x, point))
+            period = max(4 * count // 100, 1)
+            part = follow(model, walk, count, range(period, count, period), samples=samples, leave=factor == 1)
+            done = part if done is None else _continued(done, part)
+            point = done.x_adv
     assert done is not None
     return done
 
@@ -183,6 +208,16 @@ class Tally:
         trace[rows] = run.trace
         self._traces.append(trace)
         self.leave(rows[run.solved])
+
+    def state(self) -> dict[str, Tensor]:
+        """Return what was added up so far, for :meth:`restore`."""
+        found = {"x_adv": self.x_adv, "rows": self.rows, "forward": self.forward, "backward": self.backward}
+        return {**found, "value": self._value, "traces": torch.cat(self._traces, 1)}
+
+    def restore(self, saved: Mapping[str, Tensor]) -> None:
+        """Take up what a tally of the same samples had added up."""
+        self.x_adv, self.rows, self._value = saved["x_adv"], saved["rows"], saved["value"]
+        self.forward, self.backward, self._traces = saved["forward"], saved["backward"], [saved["traces"]]
 
     def leave(self, rows: Tensor) -> None:
         """Attack the samples ``rows`` (indices) no further."""

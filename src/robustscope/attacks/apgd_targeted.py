@@ -13,6 +13,7 @@ from robustscope.attacks.apgd_runs import Tally, run
 from robustscope.attacks.ascent import Goal
 from robustscope.attacks.cards import register
 from robustscope.attacks.pgd import check_positive
+from robustscope.core import resume
 from robustscope.core.draws import Draws
 from robustscope.core.types import AttackResult, ThreatModel
 from robustscope.geometry.losses import LOSSES, Objective, dlr
@@ -107,14 +108,19 @@ def apgd_targeted(
         asked for once, not before every run. In l1 AutoAttack tries 5 classes: pass n_targets=5 for that.
     """
     check_positive(steps=steps, n_targets=n_targets, restarts=restarts, gradient_samples=gradient_samples)
-    tally = Tally(x)
-    clean = model.logits(x)
-    tally.forward += 1
-    tally.leave(is_adversarial(clean, y).nonzero()[:, 0])
-    others = clean.scatter(1, y[:, None], -torch.inf).argsort(dim=1, descending=True, stable=True)
-    score, classes = towards(loss, clean.shape[1]), min(n_targets, clean.shape[1] - 1)
-    for restart in range(restarts):
-        for rank in range(classes):
+    tally, turn, others = Tally(x), 0, y[:, None]
+    with resume.stage("turns", lambda: {"turn": turn, "others": others, **tally.state()}) as saved:
+        if saved is None:
+            clean = model.logits(x)
+            tally.forward += 1
+            tally.leave(is_adversarial(clean, y).nonzero()[:, 0])
+            others = clean.scatter(1, y[:, None], -torch.inf).argsort(dim=1, descending=True, stable=True)
+        else:
+            tally.restore(saved)
+            others = saved["others"]
+        score, classes = towards(loss, others.shape[1]), min(n_targets, others.shape[1] - 1)
+        for turn in range(0 if saved is None else int(saved["turn"]), restarts * classes):
+            restart, rank = divmod(turn, classes)
             rows = tally.rows
             if not len(rows):
                 break

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from dataclasses import dataclass, fields
 
 import torch
 from torch import Tensor
 
 from robustscope.attacks.ascent import Goal
+from robustscope.core.resume import tensors
 from robustscope.core.types import ThreatModel
 from robustscope.geometry import balls
 
@@ -89,6 +91,16 @@ class Walk(ABC):
             value = getattr(self, field.name)
             if value is not None:
                 setattr(self, field.name, value[index] if isinstance(value, Tensor) else value.select(index))
+
+    def state(self) -> dict[str, Tensor]:
+        """Return what changes along the way, for :meth:`restore`."""
+        return tensors(self, "x", "low", "high")
+
+    def restore(self, saved: Mapping[str, Tensor]) -> None:
+        """Go to where a walk from the same start was when it told its state."""
+        self.keep(saved["rows"])
+        for name, value in saved.items():
+            setattr(self, name, value)
 
     def arrive(self, values: Tensor, gradients: Tensor | None) -> None:
         """Take in loss (B,) and gradient (B, *S) of the iterates; the last ones need no gradient."""

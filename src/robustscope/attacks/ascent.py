@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from robustscope.core import resume
 from robustscope.core.errors import InvalidValue
 from robustscope.core.types import AttackResult, ThreatModel
 from robustscope.geometry import balls
@@ -86,64 +87,78 @@ def ascend(
     Returns:
         The result; ``trace`` has shape (B, steps + 1), with NaN after a sample has left.
     """
-    batch = len(x)
-    x_adv = start.clone()
-    forward, backward = (torch.zeros(batch, dtype=torch.int64, device=x.device) for _ in range(2))
-    losses = x.new_full((batch, steps + 1), float("nan")) if trace else None
-    active = torch.arange(batch, device=x.device)
-    centre, current = x, start
-    box = balls.corners(threat, x) if threat.norm == "linf" else None
-    for step in range(steps + 1):
-        if not len(active):
-            break
-        if step < steps:
-            values, gradients, logits = model.gradient(goal.scores, current)
-            backward[active] += 1
-        else:
-            logits = model.logits(current)
-        forward[active] += 1
-        if losses is not None:
-            rows = torch.arange(len(active), device=x.device)
-            losses[active, step] = values if step < steps else goal.scores(logits, rows)
-        solved = goal.reached(logits)
-        if step == steps:
-            break
-        # Step first, pack after: one tensor fewer to pack than the other way round.
-        moved = _step(threat, centre, box, current, gradients, relative_step_size, sparse_fraction)
-        if solved.any():
-            x_adv[active[solved]] = current[solved]
-            keep = (~solved).nonzero()[:, 0]
-            active, moved = active[keep], moved[keep]
-            threat, goal = threat.select(keep), goal.select(keep)
-            if box is None:
-                centre = centre[keep]
+    none = torch.zeros(len(x), dtype=torch.int64, device=x.device)
+    losses = x.new_full((len(x), steps + 1), float("nan")) if trace else None
+    found = AttackResult(start.clone(), none, none.clone(), losses)
+    active, current, step = torch.arange(len(x), device=x.device), start, 0
+    ball = _Ball.around(threat, x)
+
+    def state() -> resume.State:
+        return {"step": step, "active": active, "current": current, **resume.named("found", resume.tensors(found))}
+
+    with resume.stage("steps", state) as saved:
+        if saved is not None:
+            found = AttackResult(**resume.under("found", saved))
+            active, current = saved["active"], saved["current"]
+            goal, ball = goal.select(active), ball.select(active)
+        for step in range(0 if saved is None else int(saved["step"]), steps + 1):
+            if not len(active):
+                break
+            resume.checkpoint()
+            if step < steps:
+                values, gradients, logits = model.gradient(goal.scores, current)
+                found.backward[active] += 1
             else:
-                box = (box[0][keep], box[1][keep])
-        current = moved
-    x_adv[active] = current
-    return AttackResult(x_adv, forward, backward, losses)
+                logits = model.logits(current)
+            found.forward[active] += 1
+            if found.trace is not None:
+                rows = torch.arange(len(active), device=x.device)
+                found.trace[active, step] = values if step < steps else goal.scores(logits, rows)
+            solved = goal.reached(logits)
+            if step == steps:
+                break
+            # Step first, pack after: one tensor fewer to pack than the other way round.
+            moved = ball.step(current, gradients, relative_step_size, sparse_fraction)
+            if solved.any():
+                found.x_adv[active[solved]] = current[solved]
+                keep = (~solved).nonzero()[:, 0]
+                active, moved = active[keep], moved[keep]
+                goal, ball = goal.select(keep), ball.select(keep)
+            current = moved
+    found.x_adv[active] = current
+    return found
 
 
-def _step(
-    threat: ThreatModel,
-    x: Tensor,
-    box: tuple[Tensor, Tensor] | None,
-    current: Tensor,
-    gradients: Tensor,
-    relative_step_size: float,
-    fraction: float,
-) -> Tensor:
-    """Return the next iterate: one steepest step, then the exact projection (onto ``box`` where the set is one)."""
-    size = (threat.radius(current) * relative_step_size).reshape(-1, *([1] * (x.dim() - 1)))
-    if box is not None:
-        moved = balls.steepest("linf", gradients)
-        return torch.addcmul(current, moved, size, out=moved).clamp_(*box)
-    if threat.norm != "l1":
-        return balls.project(threat, x, torch.addcmul(current, balls.steepest(threat.norm, gradients), size))
-    lower, upper = threat.bounds
-    movable = torch.where(gradients > 0, current < upper, current > lower)
-    count = max(1, round(fraction * x[0].numel())) if len(x) else 1
-    return balls.project(threat, x, current + balls.steepest("l1", gradients, movable, count) * size)
+@dataclass(frozen=True)
+class _Ball:
+    """The threat set of the samples still attacked: around ``x``, or in linf the box that it is."""
+
+    threat: ThreatModel
+    x: Tensor | None
+    box: tuple[Tensor, Tensor] | None
+
+    @classmethod
+    def around(cls, threat: ThreatModel, x: Tensor) -> _Ball:
+        linf = threat.norm == "linf"
+        return cls(threat, None if linf else x, balls.corners(threat, x) if linf else None)
+
+    def select(self, keep: Tensor) -> _Ball:
+        box = None if self.box is None else (self.box[0][keep], self.box[1][keep])
+        return _Ball(self.threat.select(keep), None if self.x is None else self.x[keep], box)
+
+    def step(self, current: Tensor, gradients: Tensor, relative_step_size: float, fraction: float) -> Tensor:
+        """Return the next iterates: one steepest step, then the exact projection."""
+        threat, x = self.threat, self.x
+        size = (threat.radius(current) * relative_step_size).reshape(-1, *([1] * (current.dim() - 1)))
+        if x is None or self.box is not None:
+            moved = balls.steepest("linf", gradients)
+            return torch.addcmul(current, moved, size, out=moved).clamp_(*(self.box or ()))
+        if threat.norm != "l1":
+            return balls.project(threat, x, torch.addcmul(current, balls.steepest(threat.norm, gradients), size))
+        lower, upper = threat.bounds
+        movable = torch.where(gradients > 0, current < upper, current > lower)
+        count = max(1, round(fraction * x[0].numel())) if len(x) else 1
+        return balls.project(threat, x, current + balls.steepest("l1", gradients, movable, count) * size)
 
 
 def merge(first: AttackResult | None, second: AttackResult, rows: Tensor, better: Tensor) -> AttackResult:

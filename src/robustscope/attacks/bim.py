@@ -55,7 +55,7 @@ def bim(
         targets: int64 (B,), classes to reach; None attacks untargeted.
         steps: number of steps, >= 1; 10 is the paper's min(epsilon + 4, 1.25 epsilon) at epsilon = 8/255.
         relative_step_size: step size as a fraction of epsilon, > 0; the paper steps by 1/255.
-        loss: "cross_entropy", "margin" or "dlr".
+        loss: "cross_entropy", "margin", "probability_margin" or "dlr".
 
     Returns:
         The first adversarial iterate of each sample, or the last iterate.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, get_type_hints
 
 import torch
@@ -11,8 +12,9 @@ from torch import Tensor
 
 from robustscope.attacks.cards import ATTACKS, AttackCard
 from robustscope.attacks.verify import Verdict, verify
+from robustscope.core import resume
 from robustscope.core.draws import Draws
-from robustscope.core.errors import InvalidType, InvalidValue
+from robustscope.core.errors import CorruptRun, InvalidType, InvalidValue, RecalledError, explain
 from robustscope.core.threats import Patch, RotationTranslation, Threat, parse_threat
 from robustscope.core.types import AttackResult, ThreatModel
 from robustscope.geometry import balls
@@ -165,7 +167,14 @@ def check_classes(model: Classifier, x: Tensor, name: str, classes: Tensor) -> N
 
 
 def cascade(
-    model: Classifier, x: Tensor, y: Tensor, attempts: Sequence[Attempt], draws: Draws, attempted: Tensor
+    model: Classifier,
+    x: Tensor,
+    y: Tensor,
+    attempts: Sequence[Attempt],
+    draws: Draws,
+    attempted: Tensor,
+    *,
+    name: str = "cascade",
 ) -> Iterator[Step]:
     """Run attempts in order, each on the rows that none before it has broken.
 
@@ -180,17 +189,31 @@ def cascade(
         draws: random numbers of these samples; every attempt draws in a scope named by its attack alone, so that
             results do not depend on the other attempts.
         attempted: bool (B,), rows to attack; usually those classified correctly.
+        name: tells it from other cascades on the same samples, where progress is kept (see ``core.resume``).
 
     Yields:
         One step for each attempt.
     """
     remaining = attempted.nonzero()[:, 0]
-    for attempt in attempts:
+    for number, attempt in enumerate(attempts):
         rows = remaining
         if not len(rows):
             yield Step(rows, None)
             continue
-        try:
+        place, done = resume.recall(f"{name}/{number}-{attempt.attack}")
+        step = _step(model, x, y, attempt, draws, rows, place) if done is None else _recalled(done, rows)
+        if done is None:
+            resume.remember(place, partial(_told, step))
+            resume.checkpoint()
+        if step.outcome is not None:
+            remaining = rows[~step.outcome.verdict.success]
+        yield step
+
+
+def _step(model: Classifier, x: Tensor, y: Tensor, attempt: Attempt, draws: Draws, rows: Tensor, place: str) -> Step:
+    """Run one attempt on some rows; an exception becomes a step with the error."""
+    try:
+        with resume.stage(place):
             outcome = attack(
                 attempt.attack,
                 model,
@@ -200,11 +223,33 @@ def cascade(
                 draws=draws.select(rows),
                 **attempt.parameters,
             )
-        except Exception as error:  # every failure becomes an error row; see above
-            yield Step(rows, None, error)
-            continue
-        remaining = rows[~outcome.verdict.success]
-        yield Step(rows, outcome)
+    except Exception as error:  # every failure becomes an error row; see `cascade`
+        return Step(rows, None, error)
+    return Step(rows, outcome)
+
+
+def _told(step: Step) -> dict[str, Tensor]:
+    """Return a step as tensors, from which :func:`_recalled` makes it again."""
+    told = {"rows": step.rows}
+    if step.error is not None:
+        told["error"] = torch.frombuffer(bytearray(explain(step.error).encode()), dtype=torch.uint8)
+    if step.outcome is not None:
+        told |= resume.named("result", resume.tensors(step.outcome.result))
+        told |= resume.named("verdict", resume.tensors(step.outcome.verdict))
+    return told
+
+
+def _recalled(told: Mapping[str, Tensor], rows: Tensor) -> Step:
+    if not torch.equal(told["rows"], rows):
+        raise CorruptRun(
+            "the saved progress of an attack is about other samples than are left for it now",
+            "progress of the same run is allowed",
+            "Delete the folder 'partial' of the run and resume it: only unfinished shards are computed again.",
+        )
+    if "error" in told:
+        return Step(rows, None, RecalledError(bytes(told["error"].tolist()).decode()))
+    result, verdict = resume.under("result", told), resume.under("verdict", told)
+    return Step(rows, Outcome(AttackResult(**result), Verdict(**verdict)))
 
 
 def worst_case(model: Classifier, x: Tensor, y: Tensor, attempts: Sequence[Attempt], draws: Draws) -> Tensor:

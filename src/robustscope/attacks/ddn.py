@@ -67,7 +67,7 @@ def ddn(
         norm_change: share by which the length grows or shrinks, between 0 and 1.
         step_size: first step a_0, > 0, in units of the width of the bounds.
         final_step_size: step at the end, > 0, in the same units.
-        loss: "cross_entropy", "margin" or "dlr".
+        loss: "cross_entropy", "margin", "probability_margin" or "dlr".
         stop_at_epsilon: end the search of a sample with its first example within the radius.
 
     Returns:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -11,6 +11,7 @@ from torch import Tensor
 from robustscope.attacks.cards import register
 from robustscope.attacks.pgd import check_positive
 from robustscope.attacks.search import CLEARLY, Search, columns
+from robustscope.core import resume
 from robustscope.core.draws import Draws
 from robustscope.core.errors import InvalidValue
 from robustscope.core.types import AttackResult, Norm, ThreatModel
@@ -114,10 +115,8 @@ def fab(
     if num_classes < 2:
         raise InvalidValue(f"num_classes={num_classes} was given", "2 or more is allowed", "The default is 10.")
     search = Search(model, x, y, threat, targets, stop_at_epsilon)
-    everyone = search.rows()
-    logits, _ = search.logits(everyone, x)
-    rivals = search.rivals(logits, everyone, num_classes - 1)
-    clean = margin_loss(logits, y, targets)
+    rivals, clean = y[:, None], x.new_empty(0)
+    restart = 0
 
     def plane(rows: Tensor, points: Tensor) -> tuple[Tensor, Tensor]:
         if targets is not None:
@@ -129,10 +128,25 @@ def fab(
         )
         return nearest_plane(threat, points, values, normals)
 
-    for restart in range(restarts):
-        start = begin(search, draws, restart > 0 or random_start, f"start/{restart}")
-        walk(search, plane, start, clean, settings)
+    def state() -> resume.State:
+        return {"restart": restart, "rivals": rivals, "clean": clean, **search.state()}
+
+    with resume.stage("restarts", state) as saved:
+        rivals, clean = first_look(search, num_classes - 1, saved)
+        for restart in range(0 if saved is None else int(saved["restart"]), restarts):
+            start = begin(search, draws, restart > 0 or random_start, f"start/{restart}")
+            walk(search, plane, start, clean, settings)
     return search.result()
+
+
+def first_look(search: Search, count: int, saved: Mapping[str, Tensor] | None) -> tuple[Tensor, Tensor]:
+    """Return the ``count`` classes that come closest at the clean inputs, and their margin loss; or take them up."""
+    if saved is not None:
+        search.restore(saved)
+        return saved["rivals"], saved["clean"]
+    everyone = search.rows()
+    logits, _ = search.logits(everyone, search.x)
+    return search.rivals(logits, everyone, count), margin_loss(logits, search.y, search.targets)
 
 
 @dataclass(frozen=True)
@@ -190,28 +204,43 @@ def walk(search: Search, plane: Plane, start: tuple[Tensor, Tensor], clean: Tens
         settings: how to walk.
     """
     rows, current = start
-    norm, bounds = search.threat.norm, search.threat.bounds
-    centre = search.x[rows]
-    best = Best.none(search)
-    for _ in range(settings.steps):
-        if not len(rows):
-            break
-        values, normals = plane(rows, current)
-        at_centre = values + (normals * (centre - current)).flatten(1).sum(1)
-        near = planes.to_plane(norm, bounds, current, normals, BEYOND * values)
-        far = planes.to_plane(norm, bounds, centre, normals, BEYOND * at_centre)
-        one, two = (length_of(norm, d).clamp(min=TINY_LENGTH) for d in (near, far))
-        pull = columns((one / (one + two)).clamp(max=settings.most_pull), current)
-        ahead = (1 - pull) * (current + settings.extrapolation * near) + pull * (centre + settings.extrapolation * far)
-        current = ahead.clamp_(*bounds)
-        logits, solved = search.logits(rows, current)
-        best.keep(rows[solved], current[solved], length_of(norm, current - centre)[solved], logits[solved])
-        back = columns(solved, current)
-        current = torch.where(back, centre + settings.backward_share * (current - centre), current)
-        keep = search.unfinished(rows)
-        if not keep.all():
-            rows, current, centre = rows[keep], current[keep], centre[keep]
+    norm = search.threat.norm
+    best, step = Best.none(search), 0
+
+    def state() -> resume.State:
+        return {"step": step, "rows": rows, "current": current, **resume.named("best", resume.tensors(best))}
+
+    with resume.stage("walk", state) as saved:
+        if saved is not None:
+            rows, current = saved["rows"], saved["current"]
+            best = Best(search, **resume.under("best", saved))
+        centre = search.x[rows]
+        for step in range(0 if saved is None else int(saved["step"]), settings.steps):  # noqa: B007
+            if not len(rows):
+                break
+            resume.checkpoint()
+            current = _ahead(search, plane, rows, current, settings)
+            logits, solved = search.logits(rows, current)
+            best.keep(rows[solved], current[solved], length_of(norm, current - centre)[solved], logits[solved])
+            back = columns(solved, current)
+            current = torch.where(back, centre + settings.backward_share * (current - centre), current)
+            keep = search.unfinished(rows)
+            if not keep.all():
+                rows, current, centre = rows[keep], current[keep], centre[keep]
     draw_nearer(search, best, clean, settings.search_steps)
+
+
+def _ahead(search: Search, plane: Plane, rows: Tensor, current: Tensor, settings: Settings) -> Tensor:
+    """Return the next points: mixed from the steps to the linearised boundary from ``current`` and from ``x``."""
+    norm, bounds, centre = search.threat.norm, search.threat.bounds, search.x[rows]
+    values, normals = plane(rows, current)
+    at_centre = values + (normals * (centre - current)).flatten(1).sum(1)
+    near = planes.to_plane(norm, bounds, current, normals, BEYOND * values)
+    far = planes.to_plane(norm, bounds, centre, normals, BEYOND * at_centre)
+    one, two = (length_of(norm, d).clamp(min=TINY_LENGTH) for d in (near, far))
+    pull = columns((one / (one + two)).clamp(max=settings.most_pull), current)
+    ahead = (1 - pull) * (current + settings.extrapolation * near) + pull * (centre + settings.extrapolation * far)
+    return ahead.clamp_(*bounds)
 
 
 @dataclass

@@ -5,13 +5,13 @@ from __future__ import annotations
 from torch import Tensor
 
 from robustscope.attacks.cards import register
-from robustscope.attacks.fab import BIBTEX, Settings, begin, walk
+from robustscope.attacks.fab import BIBTEX, Settings, begin, first_look, walk
 from robustscope.attacks.pgd import check_positive
 from robustscope.attacks.search import Search
+from robustscope.core import resume
 from robustscope.core.draws import Draws
 from robustscope.core.errors import InvalidValue
 from robustscope.core.types import AttackResult, ThreatModel
-from robustscope.geometry.losses import margin_loss
 from robustscope.models.classifier import Classifier
 
 
@@ -88,14 +88,17 @@ def fab_targeted(
     if num_targets < 1:
         raise InvalidValue(f"num_targets={num_targets} was given", "1 or more is allowed", "AutoAttack uses 9.")
     search = Search(model, x, y, threat, stop_at_epsilon=stop_at_epsilon)
-    everyone = search.rows()
-    logits, _ = search.logits(everyone, x)
-    rivals = search.rivals(logits, everyone, num_targets)
-    clean = margin_loss(logits, y)
-    for restart in range(restarts):
-        for number, rival in enumerate(rivals.unbind(1)):
+    rivals, clean, turn = y[:, None], x.new_empty(0), 0
 
-            def plane(rows: Tensor, points: Tensor, rival: Tensor = rival) -> tuple[Tensor, Tensor]:
+    def state() -> resume.State:
+        return {"turn": turn, "rivals": rivals, "clean": clean, **search.state()}
+
+    with resume.stage("turns", state) as saved:
+        rivals, clean = first_look(search, num_targets, saved)
+        for turn in range(0 if saved is None else int(saved["turn"]), restarts * rivals.shape[1]):
+            restart, number = divmod(turn, rivals.shape[1])
+
+            def plane(rows: Tensor, points: Tensor, rival: Tensor = rivals[:, number]) -> tuple[Tensor, Tensor]:
                 return _boundary(search, rows, points, rival)
 
             start = begin(search, draws, restart > 0 or random_start, f"start/{restart}/{number}")

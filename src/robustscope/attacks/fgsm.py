@@ -51,7 +51,7 @@ def fgsm(
         threat: norm, radius, bounds.
         draws: unused; the attack is deterministic.
         targets: int64 (B,), classes to reach; None attacks untargeted.
-        loss: "cross_entropy", "margin" or "dlr".
+        loss: "cross_entropy", "margin", "probability_margin" or "dlr".
 
     Returns:
         One step for each sample, whether it succeeds or not: 1 forward and 1 backward row each.

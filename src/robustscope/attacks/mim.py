@@ -64,7 +64,7 @@ def mim(
         steps: number of steps, >= 1.
         relative_step_size: step size as a fraction of epsilon, > 0; the paper takes 1 / steps.
         decay: what is kept of the sum at each step, in [0, 1]; 0 makes it BIM.
-        loss: "cross_entropy", "margin" or "dlr".
+        loss: "cross_entropy", "margin", "probability_margin" or "dlr".
         sparse_fraction: share of the input values that an l1 step moves (at least one).
 
     Returns:

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from robustscope.attacks.ascent import Goal, ascend, merge
 from robustscope.attacks.cards import register
+from robustscope.core import resume
 from robustscope.core.draws import Draws
 from robustscope.core.errors import InvalidValue
 from robustscope.core.types import AttackResult, ThreatModel
@@ -67,7 +68,7 @@ def pgd(
         restarts: independent runs, >= 1; the random numbers of a run depend on its number, so that more restarts
             contain fewer.
         random_start: start at a uniform point of the ball instead of at ``x``; needed for restarts.
-        loss: "cross_entropy", "margin" or "dlr".
+        loss: "cross_entropy", "margin", "probability_margin" or "dlr".
         sparse_fraction: share of the input values that an l1 step moves (at least one).
         trace: record the loss of every iterate, (B, restarts * (steps + 1)).
 
@@ -97,36 +98,48 @@ def pgd(
     goal = Goal(objective(loss, classes, targets is not None), y, targets)
     best: AttackResult | None = None
     best_value = x.new_full((len(x),), -float("inf"))
-    rows = torch.arange(len(x), device=x.device)
-    for restart in range(restarts):
-        centre, part = x[rows], threat.select(rows)
-        start = balls.sample(part, centre, draws.select(rows), f"start/{restart}") if random_start else centre
-        result = ascend(
-            model,
-            centre,
-            part,
-            goal.select(rows),
-            start,
-            steps=steps,
-            relative_step_size=relative_step_size,
-            sparse_fraction=sparse_fraction,
-            trace=trace,
-        )
-        if restarts == 1:
-            return result
-        logits = model.logits(result.x_adv)
-        result.forward.add_(1)
-        chosen = goal.select(rows)
-        solved = chosen.reached(logits)
-        value = chosen.scores(logits, torch.arange(len(rows), device=x.device))
-        better = solved | (value > best_value[rows])
-        best_value[rows] = torch.where(better, value, best_value[rows])
-        best = merge(best, result, rows, better)
-        rows = rows[~solved]
-        if not len(rows):
-            break
+    rows, restart = torch.arange(len(x), device=x.device), 0
+
+    def state() -> resume.State:
+        found = {} if best is None else resume.named("best", resume.tensors(best))
+        return {"restart": restart, "rows": rows, "value": best_value, **found}
+
+    with resume.stage("restarts", state) as saved:
+        if saved is not None:
+            rows, best_value, found = saved["rows"], saved["value"], resume.under("best", saved)
+            best = AttackResult(**found) if found else None
+        for restart in range(0 if saved is None else int(saved["restart"]), restarts):
+            centre, part = x[rows], threat.select(rows)
+            start = balls.sample(part, centre, draws.select(rows), f"start/{restart}") if random_start else centre
+            result = ascend(
+                model,
+                centre,
+                part,
+                goal.select(rows),
+                start,
+                steps=steps,
+                relative_step_size=relative_step_size,
+                sparse_fraction=sparse_fraction,
+                trace=trace,
+            )
+            if restarts == 1:
+                return result
+            value, solved = _look(model, goal.select(rows), result)
+            better = solved | (value > best_value[rows])
+            best_value[rows] = torch.where(better, value, best_value[rows])
+            best = merge(best, result, rows, better)
+            rows = rows[~solved]
+            if not len(rows):
+                break
     assert best is not None
     return best
+
+
+def _look(model: Classifier, goal: Goal, result: AttackResult) -> tuple[Tensor, Tensor]:
+    """Return the loss of a restart's examples and which are adversarial, for one more row each."""
+    logits = model.logits(result.x_adv)
+    result.forward.add_(1)
+    return goal.scores(logits, torch.arange(len(logits), device=logits.device)), goal.reached(logits)
 
 
 def check_positive(**values: float) -> None:

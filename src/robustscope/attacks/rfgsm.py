@@ -60,7 +60,7 @@ def rfgsm(
         draws: random numbers of these samples.
         targets: int64 (B,), classes to reach; None attacks untargeted.
         relative_random_size: share of the radius that the random step takes, in [0, 1].
-        loss: "cross_entropy", "margin" or "dlr".
+        loss: "cross_entropy", "margin", "probability_margin" or "dlr".
 
     Returns:
         One example for each sample, whether it succeeds or not: 1 forward and 1 backward row each.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor
@@ -104,6 +105,15 @@ class Search:
         self.x_adv[rows[nearer]] = points[nearer]
         self.distance[rows[nearer]] = length[nearer]
         return solved
+
+    def state(self) -> dict[str, Tensor]:
+        """Return what was found and spent so far, for :meth:`restore`."""
+        return {"x_adv": self.x_adv, "distance": self.distance, "forward": self.forward, "backward": self.backward}
+
+    def restore(self, saved: Mapping[str, Tensor]) -> None:
+        """Take up what a search on the same samples had found."""
+        self.x_adv, self.distance = saved["x_adv"], saved["distance"]
+        self.forward, self.backward = saved["forward"], saved["backward"]
 
     def rivals(self, logits: Tensor, rows: Tensor, count: int) -> Tensor:
         """Return the ``count`` classes of largest logit besides the true one, largest first: int64 (b, <= count)."""

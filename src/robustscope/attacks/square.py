@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, fields
 
 import torch
@@ -12,6 +13,7 @@ from robustscope.attacks.ascent import Goal
 from robustscope.attacks.cards import register
 from robustscope.attacks.pgd import check_positive
 from robustscope.attacks.square_windows import Plane
+from robustscope.core import resume
 from robustscope.core.draws import Draws
 from robustscope.core.errors import InvalidValue
 from robustscope.core.types import AttackResult, ThreatModel
@@ -47,7 +49,27 @@ class _Search:
     threat: ThreatModel
     goal: Goal
 
+    def take(self, point: Tensor, logits: Tensor) -> Tensor:
+        """Keep the points that raise the loss or are adversarial; return which are adversarial, bool (B,)."""
+        values = self.goal.scores(logits, torch.arange(len(self.rows), device=logits.device))
+        solved = self.goal.reached(logits)
+        better = (values > self.value) | solved
+        self.best[better] = point[better]
+        self.value = torch.where(better, values, self.value)
+        return solved
+
+    def state(self) -> dict[str, Tensor]:
+        """Return what changes along the way, for :meth:`restore`."""
+        return resume.tensors(self, "x", "low", "high")
+
+    def restore(self, saved: Mapping[str, Tensor]) -> None:
+        """Go to where a search from the same start was when it told its state."""
+        self.keep(saved["rows"])
+        for name, value in saved.items():
+            setattr(self, name, value)
+
     def keep(self, index: Tensor) -> None:
+        """Forget all samples but those that ``index`` picks."""
         for field in fields(self):
             value = getattr(self, field.name)
             setattr(self, field.name, value[index] if isinstance(value, Tensor) else value.select(index))
@@ -104,7 +126,7 @@ def square(
         p_init: share of the values that the first windows cover, in (0, 1].
         rescale_schedule: count the halvings in ten-thousandths of ``queries``, so that every budget ends with the
             smallest windows.
-        loss: "margin", "cross_entropy" or "dlr".
+        loss: "margin", "probability_margin", "cross_entropy" or "dlr".
 
     Returns:
         The first adversarial point of each sample, or the point of the highest loss.
@@ -132,26 +154,32 @@ def square(
     low, high = balls.corners(threat, pictures) if threat.norm == "linf" else (pictures, pictures)
     rows = torch.arange(len(x), device=x.device)
     search = _Search(rows, pictures, x_adv.clone(), value, low, high, value[:, None], threat, goal)
-    for query in range(queries):
-        if not len(search.rows):
-            break
-        if query == 0:
-            point = search.best
-        else:
-            if query % BLOCK == 1 or BLOCK == 1:
-                search.numbers = _numbers(draws.select(search.rows), query // BLOCK, form, search.x)
-            p = windows.share((query - 1) * 10000 // queries if rescale_schedule else query - 1, p_init)
-            point = _propose(search, form, p, search.numbers[:, (query - 1) % BLOCK])
-        logits = model.logits(point.reshape(-1, *x.shape[1:]))
-        forward[search.rows] += 1
-        values = search.goal.scores(logits, torch.arange(len(search.rows), device=x.device))
-        solved = search.goal.reached(logits)
-        better = (values > search.value) | solved
-        search.best[better] = point[better]
-        search.value = torch.where(better, values, search.value)
-        if solved.any():
-            x_adv[search.rows[solved]] = search.best[solved]
-            search.keep((~solved).nonzero()[:, 0])
+    query = 0
+
+    def state() -> resume.State:
+        return {"query": query, "x_adv": x_adv, "forward": forward, **resume.named("search", search.state())}
+
+    with resume.stage("queries", state) as saved:
+        if saved is not None:
+            x_adv, forward = saved["x_adv"], saved["forward"]
+            search.restore(resume.under("search", saved))
+        for query in range(0 if saved is None else int(saved["query"]), queries):
+            if not len(search.rows):
+                break
+            resume.checkpoint()
+            if query == 0:
+                point = search.best
+            else:
+                if query % BLOCK == 1 or BLOCK == 1:
+                    search.numbers = _numbers(draws.select(search.rows), query // BLOCK, form, search.x)
+                p = windows.share((query - 1) * 10000 // queries if rescale_schedule else query - 1, p_init)
+                point = _propose(search, form, p, search.numbers[:, (query - 1) % BLOCK])
+            logits = model.logits(point.reshape(-1, *x.shape[1:]))
+            forward[search.rows] += 1
+            solved = search.take(point, logits)
+            if solved.any():
+                x_adv[search.rows[solved]] = search.best[solved]
+                search.keep((~solved).nonzero()[:, 0])
     x_adv[search.rows] = search.best
     return AttackResult(x_adv.reshape(x.shape), forward, torch.zeros_like(forward))
 

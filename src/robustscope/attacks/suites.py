@@ -2,13 +2,82 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from robustscope.attacks.cards import ATTACKS
 from robustscope.core.errors import InvalidValue, UnknownName, did_you_mean
+from robustscope.geometry.losses import LOSSES
 
 Suite = tuple[tuple[str, Mapping[str, Any]], ...]
+Recipe = Callable[[str, int], Suite]
+"""(norm, number of classes) -> the attacks that a suite consists of there."""
+
+MOST_TARGETS = 9
+"""Classes that AutoAttack's targeted attacks try at most."""
+
+
+def standard(norm: str, classes: int) -> Suite:
+    """Return AutoAttack's standard version: Auto-PGD on the cross-entropy, Auto-PGD and FAB towards classes, Square.
+
+    Source: Croce & Hein 2020, arXiv:2003.01690, Sec. 5; l1: Croce & Hein 2021, arXiv:2103.01208, Sec. 5.
+    """
+    sparse = norm == "l1"
+    return (
+        ("apgd", {"loss": "cross_entropy", **({"restarts": 5} if sparse else {})}),
+        ("apgd_targeted", _towards(5 if sparse else MOST_TARGETS, classes)),
+        ("fab_targeted", {**_tried(classes), "stop_at_epsilon": True}),
+        ("square", {}),
+    )
+
+
+def plus(norm: str, classes: int) -> Suite:
+    """Return AutoAttack's version "plus": five restarts, and the untargeted forms too.
+
+    Source: Croce & Hein 2020, arXiv:2003.01690; the parameters are those of the authors' code.
+    """
+    considered = {} if classes > MOST_TARGETS else {"num_classes": classes}
+    return (
+        ("apgd", {"loss": "cross_entropy", "restarts": 5}),
+        ("apgd", {"loss": _ratio(classes), "restarts": 5}),
+        ("fab", {"restarts": 5, **considered, "stop_at_epsilon": True}),
+        ("square", {}),
+        ("apgd_targeted", _towards(MOST_TARGETS, classes)),
+        ("fab_targeted", {**_tried(classes), "stop_at_epsilon": True}),
+    )
+
+
+def rand(norm: str, classes: int) -> Suite:
+    """Return AutoAttack's version for models that draw random numbers: every gradient is the mean of 20.
+
+    Source: Croce & Hein 2020, arXiv:2003.01690, Sec. 5 ("randomized defenses").
+    """
+    return (
+        ("apgd", {"loss": "cross_entropy", "gradient_samples": 20}),
+        ("apgd", {"loss": _ratio(classes), "gradient_samples": 20}),
+    )
+
+
+def _ratio(classes: int) -> str:
+    """The difference-of-logits ratio where it is defined, else the margin, which is its numerator."""
+    return "dlr" if classes >= LOSSES["dlr"].classes else "margin"
+
+
+def _towards(most: int, classes: int) -> dict[str, Any]:
+    """Parameters of Auto-PGD towards ``most`` classes, or all there are; what equals the defaults is left out."""
+    tried = min(most, classes - 1)
+    given: dict[str, Any] = {} if tried == MOST_TARGETS else {"n_targets": tried}
+    return given if classes >= LOSSES["dlr"].classes_targeted else {**given, "loss": "margin"}
+
+
+def _tried(classes: int) -> dict[str, Any]:
+    return {} if classes > MOST_TARGETS else {"num_targets": classes - 1}
+
+
+RECIPES: dict[str, Recipe] = {"standard": standard, "plus": plus, "rand": rand}
+"""The suites that depend on norm and number of classes."""
+
+ALIASES = {"autoattack": "standard"}
 
 SUITES: dict[str, Suite] = {
     "noise": (("noise_uniform", {}), ("noise_gaussian", {})),
@@ -19,13 +88,6 @@ SUITES: dict[str, Suite] = {
         ("fgsm", {}),
         ("pgd", {"steps": 40, "loss": "cross_entropy"}),
         ("pgd", {"steps": 40, "loss": "margin"}),
-    ),
-    # The four attacks of AutoAttack's standard version, in its order (Croce & Hein 2020, arXiv:2003.01690, Sec. 5).
-    "autoattack": (
-        ("apgd", {"loss": "cross_entropy"}),
-        ("apgd_targeted", {}),
-        ("fab_targeted", {"stop_at_epsilon": True}),
-        ("square", {}),
     ),
     # For black boxes. A suite leaves out what has no form for the norm: spsa and nes in l1, boundary in linf.
     "scores": (
@@ -41,20 +103,35 @@ SUITES: dict[str, Suite] = {
         ("hopskipjump", {"stop_at_epsilon": True}),
         ("boundary", {"stop_at_epsilon": True}),
     ),
+    **{name: recipe("linf", 10) for name, recipe in RECIPES.items()},
 }
+"""Every named suite, as it is in linf for ten classes."""
 
 
-def suite(name: str) -> Suite:
+def suite(name: str, norm: str = "linf", classes: int = 10) -> Suite:
     """Return the suite ``name``; the name of an attack is the suite of that attack alone.
 
+    Args:
+        name: of a suite, of an attack, or "autoattack", which is "standard".
+        norm: norm of the threat model, or the family of another threat set.
+        classes: number of classes of the model, >= 2.
+
     Raises:
-        UnknownName: for a name that is neither.
+        UnknownName: for a name that is none of these.
+
+    Example:
+        >>> suite("standard", "linf", 3)[1]
+        ('apgd_targeted', {'n_targets': 2, 'loss': 'margin'})
     """
+    name = ALIASES.get(name, name)
+    if name in RECIPES:
+        return RECIPES[name](norm, classes)
     if name in SUITES:
         return SUITES[name]
     if name in ATTACKS:
         return ((name, {}),)
-    raise UnknownName(f"the suite {name!r} is not known", "", did_you_mean(name, [*SUITES, *(c.name for c in ATTACKS)]))
+    known = [*SUITES, *ALIASES, *(card.name for card in ATTACKS)]
+    raise UnknownName(f"the suite {name!r} is not known", "", did_you_mean(name, known))
 
 
 def parse_attack(text: str) -> tuple[str, dict[str, Any]]:

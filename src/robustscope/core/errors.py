@@ -8,7 +8,9 @@ so that ``except ValueError`` written by somebody who has never heard of this pa
 from __future__ import annotations
 
 import difflib
+import traceback
 from collections.abc import Iterable
+from pathlib import Path
 
 
 class RobustscopeError(Exception):
@@ -81,6 +83,20 @@ class StoreError(RobustscopeError, OSError):
 
 class CorruptRun(RobustscopeError, ValueError):
     """A run folder holds rows that are missing, doubled, truncated or in error."""
+
+
+class RecalledError(RobustscopeError):
+    """An error of an earlier process; its text is what :func:`explain` said of the original."""
+
+
+def explain(error: Exception) -> str:
+    """Return an error as one line with the place where it was raised."""
+    if isinstance(error, RecalledError):
+        return error.given
+    frames = traceback.extract_tb(error.__traceback__)
+    where = f" ({Path(frames[-1].filename).name}:{frames[-1].lineno})" if len(frames) else ""
+    text = " ".join(str(error).split()) or "no message"
+    return f"{type(error).__name__}: {text}{where}"[:500]
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:

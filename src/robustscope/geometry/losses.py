@@ -16,7 +16,7 @@ from torch import Tensor
 
 from robustscope.core.errors import InvalidValue, UnknownName, did_you_mean
 
-LossName = Literal["cross_entropy", "margin", "dlr"]
+LossName = Literal["cross_entropy", "margin", "probability_margin", "dlr"]
 Objective = Callable[[Tensor, Tensor, Tensor | None], Tensor]
 
 
@@ -64,6 +64,18 @@ def margin_loss(logits: Tensor, y: Tensor, targets: Tensor | None = None) -> Ten
     return _pick(logits, targets) - logits.scatter(1, targets[:, None], float("-inf")).amax(1)
 
 
+def probability_margin(logits: Tensor, y: Tensor, targets: Tensor | None = None) -> Tensor:
+    """Return the largest other softmax probability (or the target's) minus the true one; shape (B,), in [-1, 1].
+
+    max_{i != y} p_i - p_y, or p_t - max_{i != t} p_i for targets. It has the sign of the margin of the logits and ignores
+    shifts of them. Its gradient is largest where the two classes are close; where the model is sure to within rounding
+    it vanishes, as that of the cross-entropy does.
+
+    Source: Xie et al. 2024, arXiv:2411.15210, probability margin loss.
+    """
+    return margin_loss(logits.softmax(1), y, targets)
+
+
 def dlr(logits: Tensor, y: Tensor, targets: Tensor | None = None) -> Tensor:
     """Return the difference-of-logits ratio; shape (B,). Invariant to shifting and scaling of the logits.
 
@@ -96,6 +108,7 @@ class LossCard:
 LOSSES: dict[str, LossCard] = {
     "cross_entropy": LossCard(cross_entropy, 2, 2),
     "margin": LossCard(margin_loss, 2, 2),
+    "probability_margin": LossCard(probability_margin, 2, 2),
     "dlr": LossCard(dlr, 3, 4),
 }
 assert set(LOSSES) == set(get_args(LossName))

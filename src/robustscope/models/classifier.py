@@ -290,14 +290,14 @@ class Classifier:
         if not self._classes and len(x) and not isinstance(self.module, BlackBox):
             with torch.no_grad():
                 self._classes.append(self._outputs(x[:1]).shape[1])
-        return self._classes[0] if self._classes else self.num_classes or 2
+        return self.num_classes or 2
 
     @property
     def num_classes(self) -> int | None:
-        """Number of classes if it is known without running the model."""
+        """Number of classes if it is known without running the model: it says so, was asked before, or has class names."""
         if isinstance(self.module, BlackBox):
             return self.module.num_classes
-        return len(self.class_names) if self.class_names else None
+        return self._classes[0] if self._classes else len(self.class_names) if self.class_names else None
 
     def check_inputs(self, x: Tensor, y: Tensor | None = None) -> None:
         """Refuse inputs that the model was not declared for.

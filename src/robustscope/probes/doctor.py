@@ -26,6 +26,7 @@ from robustscope.probes.doctor_case import Case
 from robustscope.probes.doctor_inputs import check_class_count, check_labels, check_normalisation, check_range
 from robustscope.probes.doctor_model import (
     check_determinism,
+    check_dynamic,
     check_gradients,
     check_layers,
     check_mode,
@@ -42,6 +43,7 @@ WHILE_RUNNING: dict[str, Callable[[Case], Finding]] = {
     "labels": check_labels,
     "determinism": check_determinism,
     "gradients": check_gradients,
+    "autograd": check_dynamic,
 }
 
 

@@ -1,15 +1,19 @@
-"""Checks of the doctor about the model: mode, weights, layers, outputs, determinism, gradients."""
+"""Checks of the doctor about the model: mode, weights, layers, outputs, determinism, gradients, autograd."""
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
+from torch.overrides import TorchFunctionMode
 
 from robustscope.core.types import Finding
 from robustscope.models.classifier import looks_like_probabilities
 from robustscope.probes.doctor_case import Case, percent
 
 TOLERANCE = 1e-4  # of the largest logit; kernels for other batch sizes round differently by about 1e-6
+PASSES = 5  # over the same samples, to see whether outputs are random
 ALONE = 16  # samples that are also sent through one at a time
 ZEROS = 0.05  # share of samples whose gradient may be exactly zero
 
@@ -115,15 +119,18 @@ def check_probabilities(case: Case) -> Finding:
 
 
 def check_determinism(case: Case) -> Finding:
-    """Run twice, and one sample at a time: the same input must give the same logits."""
+    """Run several times, and one sample at a time: the same input must give the same logits."""
     inputs = case.normalised(case.x, case.declared)
     scale = max(case.logits.abs().max().item(), 1e-12)
-    again = case.run(inputs)
+    again = torch.stack([case.run(inputs) for _ in range(PASSES - 1)])
     twice = (again - case.logits).abs().max().item() / scale
     if twice > TOLERANCE:
-        flips = (again.argmax(1) != case.logits.argmax(1)).double().mean().item()
-        message = f"two passes differ by {percent(twice)} of the largest logit; {percent(flips)} of predictions change"
-        remedy = "model.eval()  # and look for noise or F.dropout without training=self.training; else average: EOT"
+        flips = (again.argmax(2) != case.logits.argmax(1)).any(0).double().mean().item()
+        message = f"{PASSES} passes differ by up to {percent(twice)} of the largest logit; {percent(flips)} of predictions change"
+        remedy = (
+            "model.eval()  # and look for noise or F.dropout without training=self.training; if the noise is meant, "
+            "--suite rand averages over it"
+        )
         return Finding("determinism", "error", message, remedy, {"difference": twice, "flips": flips})
     some = inputs[:ALONE]
     try:
@@ -141,9 +148,7 @@ def check_determinism(case: Case) -> Finding:
         )
         remedy = "norm.track_running_stats = True  # statistics must not come from the batch: samples are coupled"
         return Finding("determinism", "error", message, remedy, data)
-    message = (
-        f"two passes differ by {twice:.1g}, batches of 1 and {min(64, len(inputs))} by {gap:.1g} of the largest logit"
-    )
+    message = f"{PASSES} passes differ by {twice:.1g}, batches of 1 and {min(64, len(inputs))} by {gap:.1g} of the largest logit"
     return Finding("determinism", "ok", message, data=data)
 
 
@@ -186,6 +191,30 @@ def check_gradients(case: Case) -> Finding:
         )
     message = f"exactly zero for {percent(margin)} of samples (margin) and {percent(entropy)} (cross-entropy)"
     return Finding(name, "ok", message, data={"zero": found})
+
+
+class _Watch(TorchFunctionMode):
+    """Notices calls of autograd."""
+
+    calls = 0
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.calls += func in (torch.autograd.grad, torch.autograd.backward, torch.Tensor.backward)
+        return func(*args, **(kwargs or {}))
+
+
+def check_dynamic(case: Case) -> Finding:
+    """Watch whether the model calls autograd inside its forward: a defence that works while it predicts."""
+    name = "autograd"
+    with _Watch() as watch:
+        case.run(case.normalised(case.x[:1], case.declared))
+    if not watch.calls:
+        return Finding(name, "ok", "forward does not call autograd")
+    message = f"forward calls autograd {watch.calls} time(s): the model changes or purifies its input while it predicts"
+    remedy = (
+        "Attack through that step, or attack the model before it and transfer; gradients of the whole are not enough."
+    )
+    return Finding(name, "warning", message, remedy, {"calls": watch.calls})
 
 
 _SCORES_ONLY = (

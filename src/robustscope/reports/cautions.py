@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from robustscope.reports.flags import flags
 from robustscope.reports.formats import number, percent, place, plain
 
 SMALL_N = 100
@@ -32,6 +33,7 @@ def cautions(summary: Mapping[str, Any], accuracy: Rows, record: Mapping[str, An
         *_sanity(summary),
         *_precision(summary),
         *_recorded(summary, record),
+        *flags(summary, record),
         (
             "note",
             "Robust accuracy here is an upper bound: no attack in this suite broke those samples. A stronger or adapted "

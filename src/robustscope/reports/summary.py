@@ -63,7 +63,7 @@ def gather(run: str | Path) -> tuple[dict[str, Any], list[Picture]]:
         "threats": [{**threat, "name": threat_name(threat)} for threat in plan["threats"]],
         "models": models,
         "comparisons": tables["comparison"],
-        **{name: tables[name] for name in ("attacks", "curve", "per_class", "distances", "worst")},
+        **{name: tables[name] for name in ("attacks", "curve", "per_class", "distances", "worst", "flags")},
         "gallery": {"reason": reason, "items": [picture.facts for picture in pictures]},
         "methods": _methods(plan),
         "analyses": [{"name": card.name, "version": card.version, "source": card.source} for card in ANALYSES],

@@ -5,9 +5,9 @@ from __future__ import annotations
 import platform
 import sys
 import time
-import traceback
 import warnings
 from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +19,13 @@ from torch import Tensor
 from robustscope import __version__
 from robustscope.attacks.compose import Attempt, Step, cascade
 from robustscope.core.draws import Draws
-from robustscope.core.errors import CorruptRun
+from robustscope.core.errors import CorruptRun, explain
+from robustscope.core.resume import keeping
 from robustscope.core.threats import make_threat
 from robustscope.geometry.losses import margin
 from robustscope.models.classifier import Classifier
+from robustscope.probes.flags import measure_flags
+from robustscope.runs.partial import Partial
 from robustscope.runs.plan import Subjects
 from robustscope.runs.store import write_shard
 
@@ -78,18 +81,30 @@ def run_shard(plan: Mapping[str, Any], index: int, subjects: Subjects, run: Path
     began = time.perf_counter()
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        rows, evidence = attack_shard(plan, shard, classifier, x, y)
+        keeper = Partial(run, plan, index, classifier.ledger, {**versions(), "device": describe_device(device)}, device)
+        flags = _flags(plan, shard, classifier, x, y)
+        with keeping(keeper):
+            rows, evidence = attack_shard(plan, shard, classifier, x, y)
     record = {
         "index": index,
-        "seconds": round(time.perf_counter() - began, 3),
+        "seconds": round(keeper.earlier + time.perf_counter() - began, 3),
         "forward": classifier.ledger.forward,
         "backward": classifier.ledger.backward,
         "warnings": sorted({f"{w.category.__name__}: {w.message}" for w in caught}),
         "versions": versions(),
         "device": describe_device(device),
+        "flags": flags,
     }
     write_shard(run, index, rows, evidence, record)
+    keeper.remove()
     return record
+
+
+def _flags(plan: Mapping[str, Any], shard: Entry, classifier: Classifier, x: Tensor, y: Tensor) -> list[dict[str, Any]]:
+    """Return what is to be said of the model; measured with its first shard."""
+    if shard["index"] != min(one["index"] for one in plan["shards"] if one["model"] == shard["model"]):
+        return []
+    return [{"model": shard["model"], **asdict(finding)} for finding in measure_flags(classifier, x, y)]
 
 
 def attack_shard(
@@ -112,7 +127,8 @@ def attack_shard(
         ]
         broken: dict[str, Any] = {"note": np.full(len(ids), "", dtype=object)}
         broken["note"][~clean["clean_correct"]] = "misclassified"
-        for cell, step in zip(group, cascade(classifier, x, y, attempts, draws, correct), strict=True):
+        steps = cascade(classifier, x, y, attempts, draws, correct, name=norm)
+        for cell, step in zip(group, steps, strict=True):
             columns = _columns(len(ids), step, broken["note"])
             frames.append(_frame(shard, cell, ids, y, {**columns, **clean}))
             if step.outcome is not None:
@@ -201,14 +217,6 @@ def _failed(shard: Entry, cells: list[Entry], ids: np.ndarray, y: Tensor, error:
         [_frame(shard, cell, ids, y, {**_columns(len(ids), step, notes), **nothing}) for cell in cells],
         ignore_index=True,
     )
-
-
-def explain(error: Exception) -> str:
-    """Return an error as one line with the place where it was raised."""
-    frames = traceback.extract_tb(error.__traceback__)
-    where = f" ({Path(frames[-1].filename).name}:{frames[-1].lineno})" if len(frames) else ""
-    text = " ".join(str(error).split()) or "no message"
-    return f"{type(error).__name__}: {text}{where}"[:500]
 
 
 def versions() -> dict[str, str]:

@@ -22,10 +22,12 @@ from robustscope.models.blackbox import limit_of
 from robustscope.models.classifier import Classifier
 from robustscope.models.loading import LoadedModel, load_model
 from robustscope.models.weights import check_device
+from robustscope.probes.flags import COST, SAMPLES
 from robustscope.runs.config import AttackSpec, Config, ModelSpec, Settings, to_dict
 from robustscope.runs.store import FORMAT, sealed
 
 DEFAULT_SAMPLES = 1000
+Attacks = list[tuple[str, dict[str, Any]]]
 
 
 @dataclass(frozen=True)
@@ -73,7 +75,7 @@ def make_plan(config: Config, subjects: Subjects | None = None) -> dict[str, Any
     subjects = subjects or load_subjects(config.models, config.data, settings)
     names = _unique([spec.name or model.name for spec, model in zip(config.models, subjects.models, strict=True)])
     ids = _samples(subjects.data, settings)
-    attacks = _attacks(config)
+    attacks = _attacks(config)  # a suite or an attack that does not exist is refused before any model runs
     check_device(settings.device)
     threats, cells = [], []
     for name, model in zip(names, subjects.models, strict=True):
@@ -85,7 +87,8 @@ def make_plan(config: Config, subjects: Subjects | None = None) -> dict[str, Any
         _probe(model.classifier, subjects.data, ids, settings.device)
         threats = [parse_threat(text, model.classifier.bounds) for text in config.threats]
         _once("the threat model", [f"{t.norm}:{t.common_epsilon:g}" for t in threats])
-        suited = {threat.norm: _defined(attacks, threat, config) for threat in threats}
+        classes = model.classifier.num_classes or 0
+        suited = {t.norm: _defined(_attacks(config, t.norm, classes), t, config) for t in threats}
         own = _cells(len(cells), name, threats, suited, settings.curve)
         _rehearse(own, model.classifier, subjects.data, ids, settings)
         cells += own
@@ -136,16 +139,15 @@ def _unique(names: Sequence[str]) -> list[str]:
     return list(names)
 
 
-def _attacks(config: Config) -> list[tuple[str, dict[str, Any]]]:
+def _attacks(config: Config, norm: str = "linf", classes: int = 10) -> Attacks:
+    """Return the attacks of a configuration, as they are in a norm for a model of so many classes."""
     given = [(a.name, dict(a.parameters)) for a in config.attacks]
-    attacks = given or [(name, dict(parameters)) for name, parameters in suite(config.settings.suite)]
+    attacks = given or [(name, dict(parameters)) for name, parameters in suite(config.settings.suite, norm, classes)]
     _once("the attack", [(name, ATTACKS[name].resolve(parameters)) for name, parameters in attacks])
     return attacks
 
 
-def _defined(
-    attacks: Sequence[tuple[str, dict[str, Any]]], threat: Threat, config: Config
-) -> Sequence[tuple[str, dict[str, Any]]]:
+def _defined(attacks: Attacks, threat: Threat, config: Config) -> Attacks:
     """Leave out the attacks of a suite that have no form for a norm, if more than noise stays; else they are refused
     later, as attacks that were asked for by name are.
     """
@@ -227,7 +229,7 @@ def _cells(
     first: int,
     model: str,
     threats: Sequence[Threat],
-    attacks: Mapping[str, Sequence[tuple[str, dict[str, Any]]]],
+    attacks: Mapping[str, Attacks],
     curve: Sequence[float],
 ) -> list[dict[str, Any]]:
     """Return the cells of one model: norms in the order given, radii ascending, attacks in the order of the suite.
@@ -279,6 +281,7 @@ def _cell(
         "source": card.source,
         "parameters": resolved,
         "aim": card.aim,
+        "access": card.access,
         "floor": card.floor,
     }
 
@@ -300,15 +303,17 @@ def _describe(name: str, model: LoadedModel, spec: ModelSpec) -> dict[str, Any]:
 
 
 def forecast(plan: dict[str, Any]) -> dict[str, int]:
-    """Return the most rows that a plan can cost: a clean pass, every attack on every sample at every radius, and the
-    judge's two passes after each attack.
+    """Return the most rows that a plan can cost: a clean pass, every attack on every sample at every radius, the judge's
+    two passes after each attack, and a few samples for the automatic flags.
     """
     forward = backward = 0
     per_model = {model["name"]: 0 for model in plan["models"]}
     for shard in plan["shards"]:
         per_model[shard["model"]] += len(shard["ids"])
     for name, samples in per_model.items():
-        forward += samples
+        looked_at = min(samples, SAMPLES)
+        forward += samples + looked_at * COST[0]
+        backward += looked_at * COST[1]
         for cell in plan["cells"]:
             if cell["model"] == name:
                 most = ATTACKS[cell["attack"]].cost(cell["parameters"])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+import shutil
 import subprocess
 import threading
 from collections.abc import Mapping
@@ -180,8 +181,10 @@ def finish(run: Path, plan: Mapping[str, Any]) -> dict[str, Any]:
         "backward": sum(record["backward"] for record in records),
         "shards": [{k: r[k] for k in ("index", "seconds", "forward", "backward", "warnings")} for r in records],
         "warnings": sorted({warning for record in records for warning in record["warnings"]}),
+        "flags": [flag for record in records for flag in record.get("flags", [])],
     }
     write_json(run / "record.json", record)
+    shutil.rmtree(run / "partial", ignore_errors=True)  # of workers killed between storing a shard and forgetting this
     for lock in (run / "shards").glob("*.lock"):  # left by workers killed between storing a shard and unlocking it
         lock.unlink(missing_ok=True)
     return record

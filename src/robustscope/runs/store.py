@@ -6,6 +6,7 @@ Layout of a run folder::
     shards/00000.parquet          one row for each (cell, sample) of the shard
     evidence/00000.safetensors    every adversarial example that supports a row, and some clean images to show
     record.json                   versions, device, seconds, warnings; written when all shards are there
+    partial/00000/                how far a shard that is not stored yet has come; see ``runs.partial``
 
 A shard exists if and only if its Parquet file exists: evidence is written before it, and both are written to a
 ``.part`` file, flushed to the disk, and renamed.
