@@ -6,7 +6,7 @@ import platform
 import sys
 import time
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -27,7 +27,7 @@ from robustscope.models.classifier import Classifier
 from robustscope.probes.flags import measure_flags
 from robustscope.runs.partial import Partial
 from robustscope.runs.plan import Subjects
-from robustscope.runs.store import write_shard
+from robustscope.runs.store import cells_of, write_shard
 
 GALLERY = 8
 Entry = Mapping[str, Any]
@@ -39,7 +39,8 @@ def check_subjects(plan: Mapping[str, Any], subjects: Subjects) -> None:
     Raises:
         CorruptRun: naming what changed since the plan was made.
     """
-    ids = sorted({i for shard in plan["shards"] for i in shard["ids"]})
+    shards = [shard for shard in plan["shards"] if "cells" not in shard]  # stages see samples of these again
+    ids = sorted({i for shard in shards for i in shard["ids"]})
     pairs = [
         (f"the model {entry['name']!r}", entry["fingerprint"], model.fingerprint)
         for entry, model in zip(plan["models"], subjects.models, strict=True)
@@ -47,7 +48,7 @@ def check_subjects(plan: Mapping[str, Any], subjects: Subjects) -> None:
     if ids and max(ids) >= len(subjects.data):
         pairs.append(("the data set", plan["data"]["fingerprint"], "of fewer samples"))
     else:
-        first = [i for shard in plan["shards"] if shard["model"] == plan["models"][0]["name"] for i in shard["ids"]]
+        first = [i for shard in shards if shard["model"] == plan["models"][0]["name"] for i in shard["ids"]]
         pairs.append(("the data set", plan["data"]["fingerprint"], subjects.data.fingerprint(first)))
     for what, expected, found in pairs:
         if expected != found:
@@ -112,7 +113,7 @@ def attack_shard(
 ) -> tuple[pd.DataFrame, dict[str, np.ndarray]]:
     """Run all cells of a shard and return its rows and its evidence."""
     ids = np.asarray(shard["ids"], dtype=np.int64)
-    cells = [cell for cell in plan["cells"] if cell["model"] == shard["model"]]
+    cells = cells_of(plan, shard)
     try:
         clean = _clean_columns(classifier, x, y)
     except Exception as error:
@@ -203,7 +204,7 @@ def _frame(shard: Entry, cell: Entry, ids: np.ndarray, y: Tensor, columns: dict[
     return pd.DataFrame({**head, **columns})
 
 
-def _failed(shard: Entry, cells: list[Entry], ids: np.ndarray, y: Tensor, error: Exception) -> pd.DataFrame:
+def _failed(shard: Entry, cells: Sequence[Entry], ids: np.ndarray, y: Tensor, error: Exception) -> pd.DataFrame:
     """Return error rows for a shard whose clean pass failed."""
     nothing = {
         "clean_correct": np.full(len(ids), None, dtype=object),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
@@ -12,7 +12,7 @@ import torch
 from robustscope import __version__
 from robustscope.attacks import ATTACKS
 from robustscope.attacks.compose import attack
-from robustscope.attacks.suites import SUITES, suite
+from robustscope.attacks.suites import SUITES, auditor, suite
 from robustscope.core.errors import InvalidValue, RobustscopeError
 from robustscope.core.threats import Threat, kind_of, make_threat, parse_threat
 from robustscope.data.base import Dataset
@@ -23,7 +23,8 @@ from robustscope.models.classifier import Classifier
 from robustscope.models.loading import LoadedModel, load_model
 from robustscope.models.weights import check_device
 from robustscope.probes.flags import COST, SAMPLES
-from robustscope.runs.config import AttackSpec, Config, ModelSpec, Settings, to_dict
+from robustscope.runs.audit import expected_draws
+from robustscope.runs.config import AttackSpec, Audit, Config, ModelSpec, Settings, to_dict
 from robustscope.runs.store import FORMAT, sealed
 
 DEFAULT_SAMPLES = 1000
@@ -124,6 +125,9 @@ def make_plan(config: Config, subjects: Subjects | None = None) -> dict[str, Any
         "shards": shards,
         "request": to_dict(config),
     }
+    audit = settings.asked_audit(bool(config.attacks))
+    if audit is not None and any(auditor(t.norm, 2) for t in threats):
+        plan["audit"] = asdict(audit)
     plan["cost"] = forecast(plan)
     return sealed(plan)
 
@@ -245,13 +249,20 @@ def _cells(
         for epsilon in sorted(radii):
             threat = make_threat(norm, epsilon, given[0].bounds)
             for name, parameters in attacks[norm]:
-                cells.append(_cell(first + len(cells), model, threat, name, parameters, (norm, epsilon) in headline))
+                cells.append(
+                    make_cell(first + len(cells), model, threat, name, parameters, (norm, epsilon) in headline)
+                )
     return cells
 
 
-def _cell(
+def make_cell(
     index: int, model: str, threat: Threat, name: str, parameters: dict[str, Any], headline: bool
 ) -> dict[str, Any]:
+    """Return a cell: an attack with all its parameters, defaults filled in, against one threat set.
+
+    Raises:
+        InvalidValue: if the attack is not defined for the threat set, or a parameter cannot stand in a plan.
+    """
     card = ATTACKS[name]
     card.check(threat)
     resolved = card.pin(card.resolve(parameters))
@@ -304,9 +315,11 @@ def _describe(name: str, model: LoadedModel, spec: ModelSpec) -> dict[str, Any]:
 
 def forecast(plan: dict[str, Any]) -> dict[str, int]:
     """Return the most rows that a plan can cost: a clean pass, every attack on every sample at every radius, the judge's
-    two passes after each attack, and a few samples for the automatic flags.
+    two passes after each attack, a few samples for the automatic flags, and the first audit; later ones follow only
+    where the first has found something.
     """
     forward = backward = 0
+    audited: dict[tuple[str, str, float], int] = {}
     per_model = {model["name"]: 0 for model in plan["models"]}
     for shard in plan["shards"]:
         per_model[shard["model"]] += len(shard["ids"])
@@ -319,6 +332,16 @@ def forecast(plan: dict[str, Any]) -> dict[str, int]:
                 most = ATTACKS[cell["attack"]].cost(cell["parameters"])
                 forward += samples * (most[0] + 2)
                 backward += samples * most[1]
+                if plan.get("audit") and cell["headline"]:
+                    audited.setdefault((name, cell["norm"], cell["epsilon"]), samples)
+    for (name, norm, _), samples in audited.items():
+        classes = next(model["num_classes"] for model in plan["models"] if model["name"] == name)
+        drawn = expected_draws(samples, Audit(**plan["audit"]))
+        for attack_name, parameters in auditor(norm, classes):
+            card = ATTACKS[attack_name]
+            most = card.cost(card.resolve(parameters))
+            forward += drawn * (most[0] + 2)
+            backward += drawn * most[1]
     return {"forward": forward, "backward": backward}
 
 
