@@ -122,15 +122,21 @@ class _Case:
         numbers = draws.uniform("order", torch.empty(len(ids), 1, dtype=torch.float64), 0.0, 1.0)[:, 0].tolist()
         return [i for _, i in sorted(zip(numbers, ids, strict=True))]
 
+    @property
+    def allowed(self) -> int:
+        """How many samples may be missed: all of them where no bound was asked for."""
+        return self.n if self.asked.bound is None else math.floor(self.asked.bound * self.n + 1e-9)
+
     def found(self, stage: Mapping[str, Any]) -> pd.DataFrame:
         """Rows in which a stage broke a sample."""
         return self.hits[self.hits["cell"].isin(stage["cells"])]
 
     def missed(self) -> int | None:
-        """Bound on the samples that the full attacks would break among those that the last audit could have drawn."""
+        """Bound on the samples that the full attacks would still break; None if it is not known yet."""
         audits = [s for s in self.stages if s["kind"] == "audit"]
         if not audits or self.stages[-1]["kind"] != "audit":
-            return None
+            rest = len(self.standing - self.audited)
+            return rest if rest <= self.allowed else None  # so few that even all of them would not exceed the bound
         last = audits[-1]
         found = len(self.found(last))
         risk = risk_of(len(audits), 1 - self.asked.confidence)
@@ -163,7 +169,7 @@ def _verdict(case: _Case) -> Verdict:
         reason = "the budget allows no audit" if case.standing else ""
         missed = None if case.standing else 0
     else:
-        reason = "" if missed <= _allowed(case) else "the budget was spent before the bound held"
+        reason = "" if missed <= case.allowed else "the budget was spent before the bound held"
     late = case.mine[case.late]
     audits = [s for s in case.stages if s["kind"] == "audit"]
     raised = [s for s in case.stages if s["kind"] == "escalation"]
@@ -180,16 +186,11 @@ def _verdict(case: _Case) -> Verdict:
         bound=None if missed is None else missed / case.n,
         asked=case.asked.bound,
         confidence=case.asked.confidence,
-        kept=missed is not None and missed <= _allowed(case),
+        kept=missed is not None and missed <= case.allowed,
         reason=reason,
         forward=int(late["forward"].sum()),
         backward=int(late["backward"].sum()),
     )
-
-
-def _allowed(case: _Case) -> int:
-    """How many samples may be missed: all of them where no bound was asked for."""
-    return case.n if case.asked.bound is None else math.floor(case.asked.bound * case.n + 1e-9)
 
 
 def next_stages(plan: Plan, rows: pd.DataFrame) -> list[dict[str, Any]]:
@@ -215,7 +216,7 @@ def _next(case: _Case) -> dict[str, Any] | None:
     last = case.stages[-1] if case.stages else None
     if last is not None and last["kind"] == "audit":
         missed, culprits = case.missed(), case.found(last)["cell"].drop_duplicates().tolist()
-        if missed is None or missed <= _allowed(case) or not culprits:
+        if missed is None or missed <= case.allowed or not culprits:
             return None
         if case.asked.samples is not None and len(case.audited) >= case.asked.samples:
             return None
@@ -224,7 +225,7 @@ def _next(case: _Case) -> dict[str, Any] | None:
     number = sum(s["kind"] == "audit" for s in case.stages) + 1
     wanted = len(pool)
     if case.asked.bound is not None:
-        wanted = draws_needed(len(pool), min(_allowed(case), len(pool)), risk_of(number, 1 - case.asked.confidence))
+        wanted = draws_needed(len(pool), min(case.allowed, len(pool)), risk_of(number, 1 - case.asked.confidence))
     if case.asked.samples is not None:
         wanted = min(wanted, case.asked.samples - len(case.audited))
     classes = next(m["num_classes"] for m in case.plan["models"] if m["name"] == case.key[0])

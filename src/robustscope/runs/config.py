@@ -110,8 +110,6 @@ class Settings:
         samples: "all", a number for a seeded random subset stratified by class, "0:500" for a range of sample ids, or
             "ids:3,5,8". Empty means 1000, or all if there are fewer. A number may also be an integer.
         suite: named suite of attacks, or the name of one attack.
-        audit: how the survivors are audited by full attacks: a bound such as "2pp", a budget such as "100samples", both
-            with a comma between, or "off". Empty means "2pp" for the suite "audited" and "off" for any other.
         curve: factors of epsilon at which accuracy is measured too, for the accuracy-against-epsilon curve; empty
             measures at the threat models alone.
         seed: seed of every random number.
@@ -119,17 +117,19 @@ class Settings:
         batch_size: most rows sent through the model at once.
         threads: torch threads of each worker. Part of the plan, for it changes the last bits of a result.
         device: torch device, such as "cpu" or "cuda".
+        audit: how the survivors are audited by full attacks: a bound such as "2pp", a budget such as "100samples", both
+            with a comma between, or "off". Empty means "2pp" for the suite "audited" and "off" for any other.
     """
 
     samples: str | int = ""
     suite: str = "audited"
-    audit: str = ""
     curve: tuple[float, ...] = (0.25, 0.5, 2.0)
     seed: int = 0
     shard_size: int = 256
     batch_size: int = 128
     threads: int = 1
     device: str = "cpu"
+    audit: str = ""
 
     def asked_audit(self, own_attacks: bool) -> Audit | None:
         """Return the audit that is asked for; an evaluation with attacks of one's own has none unless it says so."""
