@@ -37,6 +37,7 @@ HELPERS = {
         "search",
         "square_windows",
         "suites",
+        "twins",
         "verify",
     }
 }

@@ -10,19 +10,31 @@ import torch
 from torch import Tensor
 
 from robustscope.attacks.cards import ATTACKS, AttackCard
-from robustscope.attacks.verify import Verdict, verify
+from robustscope.attacks.twins import search
+from robustscope.attacks.verify import Verdict
 from robustscope.core.draws import Draws
 from robustscope.core.errors import InvalidType, InvalidValue
 from robustscope.core.types import AttackResult, ThreatModel
 from robustscope.models.classifier import Classifier
+from robustscope.models.twin import Twin, make_twin
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What an attack returned and what the judge says of it."""
+    """What an attack returned and what the judge says of it.
+
+    Args:
+        result: examples and rows.
+        verdict: of the model itself, whatever the search ran on.
+        twin: the kind of twin that was searched on, or "off".
+        reverted: bool (B,), samples whose example fooled the twin alone, so that the model itself was attacked next;
+            None without a twin.
+    """
 
     result: AttackResult
     verdict: Verdict
+    twin: str = "off"
+    reverted: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -53,6 +65,7 @@ def attack(
     targets: Tensor | None = None,
     draws: Draws | None = None,
     seed: int = 0,
+    twin: Twin | str = "off",
     **parameters: Any,
 ) -> Outcome:
     """Run one attack on one batch and judge what it returns.
@@ -66,6 +79,8 @@ def attack(
         targets: int64 (B,), classes to reach; None attacks untargeted.
         draws: random numbers; None numbers the samples 0 to B - 1 under ``seed``.
         seed: used when ``draws`` is None.
+        twin: search on a faster twin of the model, "folded" or another kind of ``models.twin.KINDS``, or one made before;
+            the verdict is the model's own in any case.
         **parameters: hyper-parameters of the attack, checked against its card.
 
     Returns:
@@ -88,6 +103,7 @@ def attack(
         ("model", model, Classifier, "Wrap the network: Classifier(module.eval())."),
         ("threat", threat, (ThreatModel, str), "Write e.g. 'linf:8/255' or ThreatModel('linf', 0.1)."),
         ("draws", draws, (Draws, type(None)), "Leave them out and say seed=, or write Draws(seed, sample_ids)."),
+        ("twin", twin, (Twin, str), "Write e.g. twin='folded', or pass what make_twin returns."),
     ):
         if not isinstance(value, wanted):
             names = " or ".join(kind.__name__ for kind in (wanted if isinstance(wanted, tuple) else (wanted,)))
@@ -113,8 +129,15 @@ def attack(
             "one sample id for each input is allowed",
             "Select the draws of these samples: draws.select(rows).",
         )
-    result = card.function(model, x, y, threat, draws=draws, targets=targets, **resolved)
-    return Outcome(result, verify(model, x, y, threat, result, targets))
+    twin = make_twin(model, x, twin) if isinstance(twin, str) else twin
+
+    def method(one: Classifier, rows: Tensor) -> AttackResult:
+        part = threat.select(rows)
+        goals = None if targets is None else targets[rows]
+        return card.function(one, x[rows], y[rows], part, draws=draws.select(rows), targets=goals, **resolved)
+
+    result, verdict, reverted = search(method, twin, model, x, y, threat, targets)
+    return Outcome(result, verdict, twin.kind, None if twin.kind == "off" else reverted)
 
 
 def check_classes(model: Classifier, x: Tensor, name: str, classes: Tensor) -> None:
@@ -145,7 +168,13 @@ def check_classes(model: Classifier, x: Tensor, name: str, classes: Tensor) -> N
 
 
 def cascade(
-    model: Classifier, x: Tensor, y: Tensor, attempts: Sequence[Attempt], draws: Draws, attempted: Tensor
+    model: Classifier,
+    x: Tensor,
+    y: Tensor,
+    attempts: Sequence[Attempt],
+    draws: Draws,
+    attempted: Tensor,
+    twin: Twin | None = None,
 ) -> Iterator[Step]:
     """Run attempts in order, each on the rows that none before it has broken.
 
@@ -160,6 +189,7 @@ def cascade(
         draws: random numbers of these samples; every attempt draws in a scope named by its attack alone, so that
             results do not depend on the other attempts.
         attempted: bool (B,), rows to attack; usually those classified correctly.
+        twin: what to search on; the model itself when None.
 
     Yields:
         One step for each attempt.
@@ -178,6 +208,7 @@ def cascade(
                 y[rows],
                 attempt.threat.select(rows),
                 draws=draws.select(rows),
+                twin=twin or "off",
                 **attempt.parameters,
             )
         except Exception as error:  # every failure becomes an error row; see above

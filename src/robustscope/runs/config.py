@@ -75,6 +75,8 @@ class Settings:
         batch_size: most rows sent through the model at once.
         threads: torch threads of each worker. Part of the plan, for it changes the last bits of a result.
         device: torch device, such as "cpu" or "cuda".
+        twin: "folded" lets attacks search on a faster twin of each model, checked against it; verdicts stay with the
+            model itself. "off" searches on the model. Others: ``robustscope.models.twin.KINDS``.
     """
 
     samples: str | int = ""
@@ -85,6 +87,7 @@ class Settings:
     batch_size: int = 128
     threads: int = 1
     device: str = "cpu"
+    twin: str = "off"
 
     def __post_init__(self) -> None:
         conform(self)

@@ -23,6 +23,7 @@ from robustscope.core.errors import CorruptRun
 from robustscope.core.types import ThreatModel
 from robustscope.geometry.losses import margin
 from robustscope.models.classifier import Classifier
+from robustscope.models.twin import CHECKED, Twin, make_twin
 from robustscope.runs.plan import Subjects
 from robustscope.runs.store import write_shard
 
@@ -78,13 +79,15 @@ def run_shard(plan: Mapping[str, Any], index: int, subjects: Subjects, run: Path
     began = time.perf_counter()
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        rows, evidence = attack_shard(plan, shard, classifier, x, y)
+        twin = twin_of(plan, position, subjects)
+        rows, evidence, reverted = attack_shard(plan, shard, classifier, x, y, twin)
     record = {
         "index": index,
         "seconds": round(time.perf_counter() - began, 3),
         "forward": classifier.ledger.forward,
         "backward": classifier.ledger.backward,
         "warnings": sorted({f"{w.category.__name__}: {w.message}" for w in caught}),
+        "twin": {"kind": twin.kind, "notes": list(twin.notes), "reverted": reverted},
         "versions": versions(),
         "device": describe_device(device),
     }
@@ -92,19 +95,37 @@ def run_shard(plan: Mapping[str, Any], index: int, subjects: Subjects, run: Path
     return record
 
 
+def twin_of(plan: Mapping[str, Any], position: int, subjects: Subjects) -> Twin:
+    """Return what to search on instead of a model; a twin is made once, and checked on the plan's first samples.
+
+    So it does not depend on the shards that a worker happens to run whether a twin is used or refused.
+    """
+    if position not in subjects.twins:
+        classifier = subjects.models[position].classifier
+        kind = plan.get("twin", "off")
+        x = subjects.data.read(list(plan["shards"][0]["ids"][:CHECKED])) if kind != "off" else torch.empty(0, 1)
+        subjects.twins[position] = make_twin(classifier, x.to(plan["request"]["settings"]["device"]), kind)
+    return subjects.twins[position]
+
+
 def attack_shard(
-    plan: Mapping[str, Any], shard: Mapping[str, Any], classifier: Classifier, x: Tensor, y: Tensor
-) -> tuple[pd.DataFrame, dict[str, np.ndarray]]:
-    """Run all cells of a shard and return its rows and its evidence."""
+    plan: Mapping[str, Any],
+    shard: Mapping[str, Any],
+    classifier: Classifier,
+    x: Tensor,
+    y: Tensor,
+    twin: Twin | None = None,
+) -> tuple[pd.DataFrame, dict[str, np.ndarray], int]:
+    """Run all cells of a shard; return its rows, its evidence, and how many examples fooled the twin alone."""
     ids = np.asarray(shard["ids"], dtype=np.int64)
     cells = [cell for cell in plan["cells"] if cell["model"] == shard["model"]]
     try:
         clean = _clean_columns(classifier, x, y)
     except Exception as error:
-        return _failed(shard, cells, ids, y, error), {}
+        return _failed(shard, cells, ids, y, error), {}, 0
     correct = torch.as_tensor(clean["clean_correct"].astype(bool), device=x.device)
     draws = Draws(plan["seed"], tuple(ids.tolist()))
-    frames, evidence, shown = [], {}, []
+    frames, evidence, shown, reverted = [], {}, [], 0
     for norm in dict.fromkeys(cell["norm"] for cell in cells):
         group = [cell for cell in cells if cell["norm"] == norm]
         attempts = [
@@ -112,10 +133,11 @@ def attack_shard(
         ]
         broken: dict[str, Any] = {"note": np.full(len(ids), "", dtype=object)}
         broken["note"][~clean["clean_correct"]] = "misclassified"
-        for cell, step in zip(group, cascade(classifier, x, y, attempts, draws, correct), strict=True):
+        for cell, step in zip(group, cascade(classifier, x, y, attempts, draws, correct, twin), strict=True):
             columns = _columns(len(ids), step, broken["note"])
             frames.append(_frame(shard, cell, ids, y, {**columns, **clean}))
             if step.outcome is not None:
+                reverted += 0 if step.outcome.reverted is None else int(step.outcome.reverted.sum())
                 found = step.rows[step.outcome.verdict.success]
                 where = found.cpu().numpy()
                 examples = step.outcome.result.x_adv[step.outcome.verdict.success]
@@ -128,7 +150,7 @@ def attack_shard(
     if gallery:
         evidence["gallery/x"] = x[gallery].cpu().numpy()
         evidence["gallery/samples"] = ids[gallery]
-    return pd.concat(frames, ignore_index=True), evidence
+    return pd.concat(frames, ignore_index=True), evidence, reverted
 
 
 def _clean_columns(classifier: Classifier, x: Tensor, y: Tensor) -> dict[str, np.ndarray]:

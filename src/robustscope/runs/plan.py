@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -20,6 +20,7 @@ from robustscope.data.datasets import load_data
 from robustscope.data.selection import select
 from robustscope.models.classifier import Classifier
 from robustscope.models.loading import LoadedModel, load_model
+from robustscope.models.twin import CHECKED, Twin, check_kind
 from robustscope.models.weights import check_device
 from robustscope.runs.config import AttackSpec, Config, ModelSpec, Settings, to_dict
 from robustscope.runs.store import FORMAT, sealed
@@ -29,10 +30,11 @@ DEFAULT_SAMPLES = 1000
 
 @dataclass(frozen=True)
 class Subjects:
-    """The models and the data of a plan, loaded."""
+    """The models and the data of a plan, loaded, and the twins of the models that were made so far, by position."""
 
     models: tuple[LoadedModel, ...]
     data: Dataset
+    twins: dict[int, Twin] = field(default_factory=dict, compare=False)
 
 
 def load_subjects(models: Sequence[ModelSpec], data: str, settings: Settings) -> Subjects:
@@ -74,6 +76,7 @@ def make_plan(config: Config, subjects: Subjects | None = None) -> dict[str, Any
     ids = _samples(subjects.data, settings)
     attacks = _attacks(config)
     check_device(settings.device)
+    check_kind(settings.twin, settings.device)
     threats, cells = [], []
     for name, model in zip(names, subjects.models, strict=True):
         _check_place(name, model.classifier, settings.device)
@@ -94,6 +97,7 @@ def make_plan(config: Config, subjects: Subjects | None = None) -> dict[str, Any
         "seed": settings.seed,
         "batch_size": settings.batch_size,
         "threads": settings.threads,
+        "twin": settings.twin,
         "models": [_describe(n, m, s) for n, m, s in zip(names, subjects.models, config.models, strict=True)],
         "data": {
             "name": subjects.data.name,
@@ -274,19 +278,21 @@ def _describe(name: str, model: LoadedModel, spec: ModelSpec) -> dict[str, Any]:
 
 def forecast(plan: dict[str, Any]) -> dict[str, int]:
     """Return the most rows that a plan can cost: a clean pass, every attack on every sample at every radius, and the
-    judge's two passes after each attack.
+    judge's two passes after each attack. With a twin, every sample may have to be attacked twice.
     """
     forward = backward = 0
+    searches = 1 if plan["twin"] == "off" else 2
     per_model = {model["name"]: 0 for model in plan["models"]}
     for shard in plan["shards"]:
         per_model[shard["model"]] += len(shard["ids"])
     for name, samples in per_model.items():
-        forward += samples
+        forward += samples + 2 * CHECKED * len(plan["shards"]) * (searches - 1)
+        backward += 2 * CHECKED * len(plan["shards"]) * (searches - 1)
         for cell in plan["cells"]:
             if cell["model"] == name:
                 most = ATTACKS[cell["attack"]].cost(cell["parameters"])
-                forward += samples * (most[0] + 2)
-                backward += samples * most[1]
+                forward += samples * (searches * (most[0] + 3) - 1)
+                backward += samples * searches * most[1]
     return {"forward": forward, "backward": backward}
 
 
