@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import warnings
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import nullcontext
@@ -97,9 +98,11 @@ def make_twin(model: Classifier, x: Tensor, kind: str = "folded") -> Twin:
     if any(module._forward_hooks or module._forward_pre_hooks for module in model.module.modules()):
         return Twin(model, notes=(f"the {kind} twin was refused: the model has hooks, which may see what it changes",))
     try:
-        module, notes = _build(model.module, kind)
-        candidate = replace(model, module=module)
-        seen = _disagreement(model, candidate, x[:CHECKED], kind)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)  # of the compiler's own parts
+            module, notes = _build(model.module, kind)
+            candidate = replace(model, module=module)
+            seen = _disagreement(model, candidate, x[:CHECKED], kind)
     except Exception as error:  # a copy, a compiler or the model may fail in any way; the search then has the original
         seen = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
     if seen:
@@ -140,11 +143,14 @@ class _Stand(nn.Module):
 
 
 def _disagreement(model: Classifier, twin: Classifier, x: Tensor, kind: str) -> str:
-    """Say how the twin differs from its original on ``x``, or return an empty text."""
+    """Say how the twin differs from its original on ``x``, or return an empty text.
+
+    A model that draws random numbers differs from itself too, and is searched as it is.
+    """
     for_logits, for_gradients = TOLERANCE.get(kind, TOLERANCE_16_BIT)
     found = []
     for classifier in (model, twin):
-        with kept_randomness():  # a model that draws random numbers draws the same ones both times
+        with kept_randomness():
             found.append(classifier.gradient(_lead, x))
     (_, gradients, logits), (_, others, changed) = found
     gap = (logits - changed).abs().max() / logits.abs().max().clamp(min=torch.finfo(logits.dtype).tiny)
