@@ -100,15 +100,17 @@ class Search:
         # a clean input that is misclassified needs no such care.
         size = logits.abs().amax(1) * (SAFE_UNITS * torch.finfo(logits.dtype).eps)
         centre = self.x if len(rows) == len(self.x) else self.x[rows]
-        rough = balls.length(self.threat.norm, points - centre)
+        delta = points - centre
+        rough = balls.length(self.threat.norm, delta)
         solved &= (margin_loss(logits, y, targets) > size) | (rough == 0)
-        # Measured exactly only where the rough length leaves it open whether the point is nearer than the best so far.
+        # Summed in float64 only where the rough length leaves it open whether the point is nearer than the best so far.
         near = (solved & (rough < self.distance[rows] * (1 + ROUGHLY))).nonzero()[:, 0]
         if len(near):
-            length, rows = balls.distance(self.threat.norm, centre[near], points[near]), rows[near]
+            length, rows = balls.length(self.threat.norm, delta[near].double()), rows[near]
             # Iterates on one sphere are equally far but for rounding; which of them is kept must not hang on that.
-            nearer = length < self.distance[rows] * (1 - CLEARLY)
-            self.x_adv[rows[nearer]], self.distance[rows[nearer]] = points[near[nearer]], length[nearer]
+            nearer = (length < self.distance[rows] * (1 - CLEARLY)).nonzero()[:, 0]
+            rows = rows[nearer]
+            self.x_adv[rows], self.distance[rows] = points[near[nearer]], length[nearer]
         return solved
 
     def rivals(self, logits: Tensor, rows: Tensor, count: int) -> Tensor:

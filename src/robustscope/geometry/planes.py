@@ -177,26 +177,26 @@ def stretch(bounds: Bounds, x: Tensor, delta: Tensor, length: Tensor) -> Tensor:
     if flat.shape[1] == 0 or not len(x):
         return x.clone()
     tiny, most = torch.finfo(flat.dtype).tiny, torch.finfo(flat.dtype).max ** 0.5
-    # Scaled by its largest value, so that squares of tiny values do not underflow.
-    unit = flat / flat.abs().amax(1, keepdim=True).clamp_(min=tiny)
-    square = unit.square()
+    square = flat.square()
     before, wanted = square.sum(1), length.square()
+    if (before < tiny**0.5).any():  # squares of tiny values underflow: scaled by the largest, they do not
+        flat = flat / flat.abs().amax(1, keepdim=True).clamp_(min=tiny)
+        square = flat.square()
+        before = square.sum(1)
     s2 = (wanted / before.clamp(min=tiny)).clamp_(max=most)
-    out, rows = None, torch.arange(len(x), device=x.device)
-    for _ in range(flat.shape[1]):
-        ahead = torch.addcmul(start, unit, s2.sqrt()[:, None])
+    rows, out = torch.arange(len(x), device=x.device), start
+    for step in range(flat.shape[1] + 1):
+        ahead = torch.addcmul(start, flat, s2.sqrt()[:, None])
         point = ahead.clamp(*bounds)
         free = torch.eq(ahead, point, out=ahead).mul_(square).sum(1)
-        out = point.clone() if out is None else out.index_copy_(0, rows, point)
+        out = out.index_copy_(0, rows, point) if step else point
         keep = ((free < before) & (free > 0)).nonzero()[:, 0]
         if not len(keep):
             break
-        if len(keep) < len(rows):
-            rows, start, unit, square, wanted = rows[keep], start[keep], unit[keep], square[keep], wanted[keep]
-            s2, point, free = s2[keep], point[keep], free[keep]
-        missing = wanted - point.sub_(start).square_().sum(1)
-        s2, before = (s2 + missing.clamp_(min=0) / free).clamp_(max=most), free
-    assert out is not None
+        rows, start, flat, square, wanted = rows[keep], start[keep], flat[keep], square[keep], wanted[keep]
+        missing = wanted - point[keep].sub_(start).square_().sum(1)
+        before = free[keep]
+        s2 = (s2[keep] + missing.clamp_(min=0) / before).clamp_(max=most)
     return out.view_as(x)
 
 
