@@ -26,8 +26,7 @@ class Classifier:
         bounds: valid range of the inputs, before normalisation.
         mean, std: per-channel normalisation done here, ``(x - mean) / std``; None when the module does its own.
         class_names: one name for each class, or None.
-        batch_size: most rows sent through the module at once; larger inputs are cut here, so that what is left of
-            several batches is packed together again. Fewer are sent once memory has run out.
+        batch_size: most rows sent at once, fewer once memory has run out; larger inputs are cut here and packed again.
         allow_probabilities: accept outputs that look like softmax probabilities.
         ledger: counts rows forward and backward.
 
