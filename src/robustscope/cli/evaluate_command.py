@@ -91,6 +91,8 @@ class RunOptions:
         batch_size: Most rows sent through the model at once.
         threads: Torch threads of each worker; part of the plan, for it changes the last bits of a result.
         device: Torch device, such as cpu or cuda.
+        twin: Let attacks search on a faster twin of each model: folded, compiled, bfloat16 or float16. Each success
+            is verified on the model itself.
     """
 
     samples: Annotated[str, Parameter(show_default=False)] = ""
@@ -102,6 +104,7 @@ class RunOptions:
     batch_size: Whole = Settings.batch_size
     threads: Whole = Settings.threads
     device: str = Settings.device
+    twin: str = Settings.twin
 
     def settings(self) -> Settings:
         """Return them as settings."""

@@ -33,6 +33,7 @@ def cautions(summary: Mapping[str, Any], accuracy: Rows, record: Mapping[str, An
         *_sanity(summary),
         *_precision(summary),
         *_recorded(summary, record),
+        *_searched(record),
         *flags(summary, record),
         (
             "note",
@@ -156,6 +157,22 @@ def _recorded(summary: Mapping[str, Any], record: Mapping[str, Any]) -> Iterator
             yield "warning", f"The run sent {counted:,} rows {name}, more than the forecast of at most {forecast:,}."
     if (record.get("git") or {}).get("dirty"):
         yield "note", "The code that ran had uncommitted changes: its revision alone does not reproduce the run."
+
+
+def _searched(record: Mapping[str, Any]) -> Iterator[Caution]:
+    """On what the attacks searched, where a twin was asked for."""
+    for twin in record.get("twins") or []:
+        if twin["kind"] != "off":
+            again = (
+                f"; {twin['reverted']:,} examples fooled the twin alone, and {twin['model']} was attacked again there"
+            )
+            yield (
+                "note",
+                f"Attacks on {twin['model']} searched on its {twin['kind']} twin ({', '.join(twin['notes']) or 'a copy'}); "
+                f"every verdict is of {twin['model']} itself{again if twin['reverted'] else ''}.",
+            )
+        elif twin["notes"]:
+            yield "note", f"Attacks on {twin['model']} searched on the model itself: {plain('; '.join(twin['notes']))}."
 
 
 def _text(item: Any) -> Any:

@@ -117,6 +117,8 @@ class Settings:
         batch_size: most rows sent through the model at once.
         threads: torch threads of each worker. Part of the plan, for it changes the last bits of a result.
         device: torch device, such as "cpu" or "cuda".
+        twin: "folded" lets attacks search on a faster twin of each model, checked against it; verdicts stay with the
+            model itself. "off" searches on the model. Others: ``robustscope.models.twin.KINDS``.
         audit: how the survivors are audited by full attacks: a bound such as "2pp", a budget such as "100samples", both
             with a comma between, or "off". Empty means "2pp" for the suite "audited" and "off" for any other.
     """
@@ -129,6 +131,7 @@ class Settings:
     batch_size: int = 128
     threads: int = 1
     device: str = "cpu"
+    twin: str = "off"
     audit: str = ""
 
     def asked_audit(self, own_attacks: bool) -> Audit | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import torch
@@ -21,6 +21,7 @@ from robustscope.data.selection import select
 from robustscope.models.blackbox import limit_of
 from robustscope.models.classifier import Classifier
 from robustscope.models.loading import LoadedModel, load_model
+from robustscope.models.twin import CHECKED, Twin, check_kind
 from robustscope.models.weights import check_device
 from robustscope.probes.flags import COST, SAMPLES
 from robustscope.runs.audit import expected_draws
@@ -33,10 +34,11 @@ Attacks = list[tuple[str, dict[str, Any]]]
 
 @dataclass(frozen=True)
 class Subjects:
-    """The models and the data of a plan, loaded."""
+    """The models and the data of a plan, loaded, and the twins of the models that were made so far, by position."""
 
     models: tuple[LoadedModel, ...]
     data: Dataset
+    twins: dict[int, Twin] = field(default_factory=dict, compare=False)
 
 
 def load_subjects(models: Sequence[ModelSpec], data: str, settings: Settings) -> Subjects:
@@ -78,6 +80,7 @@ def make_plan(config: Config, subjects: Subjects | None = None) -> dict[str, Any
     ids = _samples(subjects.data, settings)
     attacks = _attacks(config)  # a suite or an attack that does not exist is refused before any model runs
     check_device(settings.device)
+    check_kind(settings.twin, settings.device)
     threats, cells = [], []
     for name, model in zip(names, subjects.models, strict=True):
         _check_place(name, model.classifier, settings.device)
@@ -104,6 +107,7 @@ def make_plan(config: Config, subjects: Subjects | None = None) -> dict[str, Any
         "seed": settings.seed,
         "batch_size": settings.batch_size,
         "threads": settings.threads,
+        "twin": settings.twin,
         "models": [_describe(n, m, s) for n, m, s in zip(names, subjects.models, config.models, strict=True)],
         "data": {
             "name": subjects.data.name,
@@ -316,22 +320,24 @@ def _describe(name: str, model: LoadedModel, spec: ModelSpec) -> dict[str, Any]:
 def forecast(plan: dict[str, Any]) -> dict[str, int]:
     """Return the most rows that a plan can cost: a clean pass, every attack on every sample at every radius, the judge's
     two passes after each attack, a few samples for the automatic flags, and the first audit; later ones follow only
-    where the first has found something.
+    where the first has found something. With a twin, every sample may have to be attacked twice.
     """
     forward = backward = 0
+    searches = 1 if plan["twin"] == "off" else 2
     audited: dict[tuple[str, str, float], int] = {}
     per_model = {model["name"]: 0 for model in plan["models"]}
     for shard in plan["shards"]:
         per_model[shard["model"]] += len(shard["ids"])
     for name, samples in per_model.items():
         looked_at = min(samples, SAMPLES)
-        forward += samples + looked_at * COST[0]
-        backward += looked_at * COST[1]
+        checked = 2 * CHECKED * len(plan["shards"]) * (searches - 1)
+        forward += samples + looked_at * COST[0] + checked
+        backward += looked_at * COST[1] + checked
         for cell in plan["cells"]:
             if cell["model"] == name:
                 most = ATTACKS[cell["attack"]].cost(cell["parameters"])
-                forward += samples * (most[0] + 2)
-                backward += samples * most[1]
+                forward += samples * (searches * (most[0] + 3) - 1)
+                backward += samples * searches * most[1]
                 if plan.get("audit") and cell["headline"]:
                     audited.setdefault((name, cell["norm"], cell["epsilon"]), samples)
     for (name, norm, _), samples in audited.items():
@@ -340,8 +346,8 @@ def forecast(plan: dict[str, Any]) -> dict[str, int]:
         for attack_name, parameters in auditor(norm, classes):
             card = ATTACKS[attack_name]
             most = card.cost(card.resolve(parameters))
-            forward += drawn * (most[0] + 2)
-            backward += drawn * most[1]
+            forward += drawn * (searches * (most[0] + 3) - 1)
+            backward += drawn * searches * most[1]
     return {"forward": forward, "backward": backward}
 
 

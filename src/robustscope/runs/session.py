@@ -7,7 +7,7 @@ import platform
 import shutil
 import subprocess
 import threading
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -190,6 +190,7 @@ def finish(run: Path, plan: Mapping[str, Any]) -> dict[str, Any]:
         "seconds": round(sum(record["seconds"] for record in records), 3),
         "forward": sum(record["forward"] for record in records),
         "backward": sum(record["backward"] for record in records),
+        "twins": twins_used(plan, records),
         "shards": [{k: r[k] for k in ("index", "seconds", "forward", "backward", "warnings")} for r in records],
         "warnings": sorted({warning for record in records for warning in record["warnings"]}),
         "flags": [flag for record in records for flag in record.get("flags", [])],
@@ -199,6 +200,16 @@ def finish(run: Path, plan: Mapping[str, Any]) -> dict[str, Any]:
     for lock in (run / "shards").glob("*.lock"):  # left by workers killed between storing a shard and unlocking it
         lock.unlink(missing_ok=True)
     return record
+
+
+def twins_used(plan: Mapping[str, Any], records: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Return what the attacks on each model searched on: kind of twin, notes, and examples that fooled it alone."""
+    found: dict[str, dict[str, Any]] = {}
+    for shard, record in zip(plan["shards"], records, strict=True):
+        twin = record.get("twin") or {"kind": "off", "notes": [], "reverted": 0}
+        first = {"model": shard["model"], "kind": twin["kind"], "notes": twin["notes"], "reverted": 0}
+        found.setdefault(shard["model"], first)["reverted"] += twin["reverted"]
+    return list(found.values())
 
 
 def git_state() -> dict[str, Any] | None:

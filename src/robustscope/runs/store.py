@@ -181,6 +181,8 @@ def essence(plan: Mapping[str, Any]) -> dict[str, Any]:
     cells = [{"model": position[c["model"]], **{k: c[k] for k in cell_keys}} for c in plan["cells"]]
     shards = [{"index": s["index"], "model": position[s["model"]], "ids": s["ids"]} for s in plan["shards"]]
     engine = {k: plan[k] for k in ("format", "seed", "batch_size", "threads")}
+    if plan.get("twin", "off") != "off":  # left out otherwise, so that runs from before there were twins keep their id
+        engine["twin"] = plan["twin"]
     audit = {"audit": plan["audit"]} if "audit" in plan else {}
     return {**engine, "models": models, "data": plan["data"]["fingerprint"], "cells": cells, "shards": shards, **audit}
 
