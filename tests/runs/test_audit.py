@@ -13,8 +13,9 @@ import robustscope
 from robustscope.core.errors import CorruptRun, InvalidValue
 from robustscope.core.sampling import draws_needed
 from robustscope.runs.audit import next_stages, risk_of, verdicts
-from robustscope.runs.config import Audit, Settings
-from robustscope.runs.session import carry_out
+from robustscope.runs.config import AttackSpec, Audit, Config, ModelSpec, Settings
+from robustscope.runs.plan import make_plan
+from robustscope.runs.session import carry_out, start
 from robustscope.runs.stages import _add
 from robustscope.runs.store import plan_id, read_json, read_plan, read_record, read_table, stage_path
 from run_factory import make_plan as synthetic_plan
@@ -166,11 +167,11 @@ def test_texts_are_read():
 
 # Real runs.
 
-WEAK = {"attacks": "fgsm", "audit": "5pp", "curve": (), "threads": 1, "shard_size": 20}
+WEAK = {"attacks": "noise_uniform", "audit": "5pp", "curve": (), "threads": 1, "shard_size": 20}
 
 
 class Ring(torch.nn.Module):
-    """Class 1 inside a ring of radius 0.3, class 2 to the far right, else 0: FGSM's one step often jumps across."""
+    """Class 1 inside a ring of radius 0.3, class 2 to the far right, else 0: what noise rarely finds."""
 
     def forward(self, x):
         centred = x.flatten(1) - 0.5
@@ -180,7 +181,7 @@ class Ring(torch.nn.Module):
 
 @pytest.fixture(scope="module")
 def problem():
-    x = torch.rand(60, 6, generator=torch.Generator().manual_seed(3))
+    x = torch.rand(40, 6, generator=torch.Generator().manual_seed(3))
     with torch.no_grad():
         y = Ring()(x).argmax(1)
     return Ring().eval(), x, y
@@ -200,17 +201,17 @@ def test_a_weak_search_is_corrected(problem, audited):
     found = audited.summary()
     k = {name: s["robust_accuracy"]["k"] for name, s in (("weak", weak), ("full", full), ("audited", found))}
     audit = found["models"][0]["threats"][0]["audit"]
-    assert k["weak"] > k["full"] + 3, "the toy must be one that FGSM cannot solve"
+    assert k["weak"] > k["full"] + 1, "the toy must be one that noise does not solve"
     assert audit["found"] > 0
     assert audit["escalated"]
     assert k["audited"] - k["full"] <= audit["missed"] <= 3
     assert "Full AutoAttack on" in str(audited)
-    assert "Full AutoAttack on" in (audited.run / "report.html").read_text()
+    assert "Full AutoAttack on" in audited.report().read_text()
 
 
 def test_the_record_of_an_audited_run_is_whole(problem, audited):
     plan, table = read_plan(audited.run), read_table(audited.run)
-    assert (table.groupby("cell")["sample"].nunique() == 60).all(), "every cell speaks of every sample"
+    assert (table.groupby("cell")["sample"].nunique() == 40).all(), "every cell speaks of every sample"
     assert plan["stages"]
     assert read_record(audited.run)["audit"] == json.loads(json.dumps(verdicts(plan, table)))
     spent = table.loc[table["cell"].isin([c["index"] for c in plan["cells"] if "stage" in c]), "forward"].sum()
@@ -220,32 +221,49 @@ def test_the_record_of_an_audited_run_is_whole(problem, audited):
 def test_killed_in_the_middle_of_its_stages(tmp_path):
     whole, torn = tmp_path / "whole", tmp_path / "torn"
     for run in (whole, torn):
-        start_digits(run)
+        start_from_files(run)
     carry_out(whole)
     moments = random.Random(5)
-    for _ in range(6):
+    for _ in range(4):
         worker, ready = in_process(carry_out_quietly, torn)
         ready.wait(60)
-        worker.join(moments.uniform(0.1, 1.5))
+        worker.join(moments.uniform(0.1, 1.0))
         worker.kill()
         worker.join()
     carry_out(torn)
     assert read_plan(whole) == read_plan(torn)
     pd.testing.assert_frame_equal(read_table(whole), read_table(torn))
     shared = tmp_path / "shared"
-    start_digits(shared)
+    start_from_files(shared)
     carry_out(shared, workers=2)
     pd.testing.assert_frame_equal(read_table(whole), read_table(shared))
 
 
-def start_digits(run):
-    from robustscope.runs.config import AttackSpec, Config, ModelSpec
-    from robustscope.runs.plan import make_plan
-    from robustscope.runs.session import start
+NET = """
+import torch
 
-    settings = Settings(samples="0:24", curve=(), shard_size=8, audit="8pp")
-    asked = Config((ModelSpec("bundled:digits_standard"),), "digits", ("linf:0.06",), (AttackSpec("fgsm"),), settings)
-    start(make_plan(asked), run)
+class Ring(torch.nn.Module):
+    def forward(self, x):
+        centred = x.flatten(1) - 0.5
+        ring = torch.sin(14 * centred.norm(dim=1) + centred[:, 0])
+        return torch.stack([ring * 0, ring, 4 * centred[:, 0] - 1.2], 1)
+
+def make():
+    return Ring()
+"""
+
+
+def start_from_files(run):
+    """Plan a run from files, so that any process can take it up."""
+    folder = run.parent / "files"
+    folder.mkdir(exist_ok=True)
+    (folder / "net.py").write_text(NET)
+    x = torch.rand(20, 6, generator=torch.Generator().manual_seed(3))
+    with torch.no_grad():
+        np.savez(folder / "data.npz", x=x.numpy(), y=Ring()(x).argmax(1).numpy())
+    settings = Settings(samples="all", curve=(), shard_size=8, audit="10pp")
+    models, attacks = (ModelSpec(f"{folder}/net.py:make"),), (AttackSpec("noise_uniform"),)
+    start(make_plan(Config(models, f"npz:{folder}/data.npz", ("linf:0.03",), attacks, settings)), run)
 
 
 def test_an_edited_stage_is_refused(audited, tmp_path):

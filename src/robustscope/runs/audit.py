@@ -97,7 +97,7 @@ class _Case:
     def __post_init__(self) -> None:
         model, norm, epsilon = self.key
         self.asked = Audit(**self.plan["audit"])
-        self.stages = [s for s in self.plan["stages"] if (s["model"], s["norm"], s["epsilon"]) == self.key]
+        self.stages = [s for s in self.plan.get("stages", ()) if (s["model"], s["norm"], s["epsilon"]) == self.key]
         self.cells = {c["index"]: c for c in self.plan["cells"] if (c["model"], c["norm"]) == (model, norm)}
         inside = [i for i, c in self.cells.items() if c["epsilon"] <= epsilon]
         mine = self.rows[self.rows["cell"].isin(inside)]

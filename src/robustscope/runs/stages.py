@@ -26,7 +26,7 @@ def extend(run: Path) -> bool:
     entries = next_stages(plan, read_table(run))
     if not entries:
         return False
-    number = 1 + max((stage["stage"] for stage in plan["stages"]), default=0)
+    number = 1 + max((stage["stage"] for stage in plan.get("stages", ())), default=0)
     stage: dict[str, Any] = {"plan": plan["id"], "cells": [], "shards": [], "stages": []}
     for entry in entries:
         _add(plan, stage, entry, number)

@@ -200,11 +200,13 @@ def stage_path(run: Path, number: int) -> Path:
 
 
 def with_stages(plan: Mapping[str, Any], run: Path) -> dict[str, Any]:
-    """Return a plan with the cells and shards of all stages that are stored; "stages" lists what they do.
+    """Return a plan with the cells and shards of all stages that are stored; "stages" then lists what they do.
 
     Raises:
         CorruptRun: for a stage that was edited, or belongs to another plan.
     """
+    if not stage_path(run, 1).exists():
+        return dict(plan)
     whole = {**plan, "cells": list(plan["cells"]), "shards": list(plan["shards"]), "stages": []}
     number = 1
     while stage_path(run, number).exists():
