@@ -281,3 +281,9 @@ def test_an_edited_stage_is_refused(audited, tmp_path):
     stage_path(run, 1).write_text(json.dumps({**foreign, "seal": plan_id(foreign)}))
     with pytest.raises(CorruptRun, match="of another plan"):
         read_plan(run)
+
+
+def test_the_report_says_what_the_audit_means_for_the_search(audited):
+    messages = [item["message"] for item in audited.summary()["warnings"]]
+    assert any("The search was too weak" in text for text in messages)
+    assert not any("more than the forecast" in text for text in messages)

@@ -33,6 +33,7 @@ def cautions(summary: Mapping[str, Any], accuracy: Rows, record: Mapping[str, An
         *_sanity(summary),
         *_precision(summary),
         *_recorded(summary, record),
+        *_audited(summary),
         *_searched(record),
         *flags(summary, record),
         (
@@ -54,6 +55,25 @@ def _failures(summary: Mapping[str, Any], accuracy: Rows, record: Mapping[str, A
             at = names.get((row["norm"], row["epsilon"]), place(row["norm"], row["epsilon"]))
             level = "error" if row["headline"] else "warning"
             yield level, f"Robust accuracy of {row['model']} at {at} is withheld: {plain(row['reason'])}."
+
+
+def _audited(summary: Mapping[str, Any]) -> Iterator[Caution]:
+    """What audits leave open, and what they say of the search."""
+    for model in summary["models"]:
+        for threat in model["threats"]:
+            audit = threat.get("audit")
+            if audit is None:
+                continue
+            where = f"{model['name']} at {threat['name']}"
+            if not audit["kept"]:
+                yield "warning", f"The audit of {where} did not reach the bound asked for: {plain(audit['reason'])}."
+            if audit["escalated"]:
+                yield (
+                    "warning",
+                    f"The search was too weak for {where}: the audit broke {audit['found']:,} of {audit['audited']:,} "
+                    f"survivors, and {', '.join(audit['escalated'])} had to run on all of them. The figure includes that; look "
+                    f"for masked gradients.",
+                )
 
 
 def _strength(summary: Mapping[str, Any]) -> Iterator[Caution]:
@@ -151,6 +171,8 @@ def _recorded(summary: Mapping[str, Any], record: Mapping[str, Any]) -> Iterator
     for text, times in told.items():
         yield "warning", f"During the run: {text}" + (f" ({times} times)" if times > 1 else "")
     total = summary["cost_total"]
+    if any(audit["escalated"] for audit in record.get("audit") or []):
+        return  # the forecast holds one audit; what it found had to be followed, and that is said elsewhere
     for name, forecast in total["forecast"].items():
         counted = total["counted"][name]
         if forecast is not None and counted is not None and counted > forecast:
