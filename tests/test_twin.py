@@ -312,7 +312,7 @@ def test_a_twin_in_a_cascade_hides_nobody():
     attempts = [Attempt("fgsm", threat), Attempt("pgd", threat, {"steps": 10})]
     broken = []
     for twin in (None, lying_twin(model, 1e3), make_twin(model, p.x)):
-        steps = list(cascade(model, p.x, p.y, attempts, Draws(0, range(30)), attempted, twin))
+        steps = list(cascade(model, p.x, p.y, attempts, Draws(0, range(30)), attempted, twin=twin))
         assert all(step.error is None for step in steps)
         outcomes = [(step.rows, step.outcome.verdict.success) for step in steps if step.outcome is not None]
         broken.append({row for rows, success in outcomes for row in rows[success].tolist()})
@@ -331,7 +331,7 @@ def test_a_run_says_what_it_searched_on(tmp_path):
         for kind in ("off", "folded")
     }
     assert runs["off"].plan["id"] != runs["folded"].plan["id"]
-    assert runs["folded"].plan["cost"]["backward"] > 2 * runs["off"].plan["cost"]["backward"]
+    assert runs["folded"].plan["cost"]["backward"] >= 2 * runs["off"].plan["cost"]["backward"] - 32  # flags, once
     said = {kind: " ".join(item["message"] for item in run.summary()["warnings"]) for kind, run in runs.items()}
     assert "searched on its folded twin (1 batch norm was folded into a convolution, channels last)" in said["folded"]
     assert "twin" not in said["off"]
