@@ -22,7 +22,7 @@ COST = (10, 2)
 """Most rows forward and backward that a sample costs."""
 
 
-class _Counted(nn.Module):
+class Counted(nn.Module):
     """A network whose rows are counted where they pass."""
 
     def __init__(self, model: Classifier) -> None:
@@ -67,7 +67,7 @@ def measure_flags(model: Classifier, x: Tensor, y: Tensor) -> list[Finding]:
     with kept_randomness():
         case = Case(model.module, x[few], y[few], None, model.mean, model.std, model.bounds)
         findings = [check_layers(case)]
-        case.module = _Counted(model)
+        case.module = Counted(model)
         if check_outputs(case).level == "error":
             return []
         findings += [check(case) for check in (check_probabilities, check_determinism, check_gradients, check_dynamic)]

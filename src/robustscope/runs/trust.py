@@ -1,0 +1,182 @@
+"""Can this robust accuracy be believed? All probes on one model, with the attack behind the claim, in one call.
+
+Probes and attacks stand on one floor and do not know each other; here, above both, attacks are handed to the probes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from robustscope.attacks.cards import ATTACKS, AttackCard
+from robustscope.attacks.compose import attack
+from robustscope.core.draws import Draws
+from robustscope.core.errors import InvalidType, InvalidValue
+from robustscope.core.types import ThreatModel
+from robustscope.models.classifier import Classifier
+from robustscope.models.randomness import kept_randomness
+from robustscope.probes import PROBES
+from robustscope.probes.bench import AttackText, Bench, Check, look
+from robustscope.probes.trust import Trust, judge
+
+WHITE: AttackText = ("pgd", {"steps": 40, "loss": "margin"})
+ALSO: tuple[AttackText, ...] = (("ladder", {"search": False}),)
+SCORES: AttackText = ("square", {"queries": 500})
+DECISIONS: AttackText = ("hopskipjump", {"queries": 1000, "stop_at_epsilon": True})
+
+
+def trust(
+    model: Classifier,
+    x: Tensor,
+    y: Tensor,
+    threat: ThreatModel | str,
+    *,
+    white: tuple[str | AttackCard, Mapping[str, Any]] = WHITE,
+    also: Sequence[AttackText] = ALSO,
+    scores: AttackText | None = SCORES,
+    decisions: AttackText | None = DECISIONS,
+    surrogates: Sequence[Classifier] = (),
+    search: Classifier | None = None,
+    broken: Tensor | None = None,
+    noise: int = 100,
+    tolerance: float = 0.02,
+    probes: Sequence[str] | None = None,
+    seed: int = 0,
+    watcher: Callable[[Check], None] | None = None,
+) -> Trust:
+    """Run every probe on a model and say whether the robust accuracy of an attack on it can be trusted.
+
+    Args:
+        model: the classifier.
+        x: (B, *S), clean inputs inside the bounds; misclassified ones count for the clean accuracy and are left out.
+        y: int64 (B,), true classes.
+        threat: threat model, or a text such as "linf:8/255"; linf, l2 or l1, radii above 0 and finite.
+        white: the gradient attack behind the claim, by name or card, with its parameters.
+        also: further attacks behind the claim, run on what ``white`` left; () if there are none.
+        scores: an attack that needs scores only; None leaves it out, which leaves a doubt.
+        decisions: an attack that needs decisions only; left out where it has no form for the norm.
+        surrogates: other networks for the same task.
+        search: the network that ``white`` searches on, if it is not the model.
+        broken: bool (B,), what the whole evaluation broke; None to run ``white`` and ``also`` for it.
+        noise: random points tried for each sample.
+        tolerance: share of samples that may contradict a line; one sample always may.
+        probes: names of the probes to run; None runs all.
+        seed: of all draws.
+        watcher: called with each result.
+
+    Returns:
+        Verdict, reasons and all results. ``affected`` in a result are positions in ``x``.
+
+    Raises:
+        InvalidType, InvalidValue: for arguments that are not allowed, or if no sample is classified correctly.
+        UnknownName: for an attack or a probe that is not known.
+
+    Example:
+        >>> model = Classifier(torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(16, 3)).eval())
+        >>> x = torch.rand(8, 1, 4, 4)
+        >>> trust(model, x, model.logits(x).argmax(1), "linf:0.1", probes=["available_gradients"]).verdict
+        'trust'
+
+    Source: Carlini et al. 2019, arXiv:1902.06705; Croce & Hein 2020, arXiv:2003.01690; Pintor et al. 2022,
+        arXiv:2106.09947; Zimmermann et al. 2022, arXiv:2206.13991. Each probe names its own.
+    """
+    threat = ThreatModel.parse(threat, model.bounds) if isinstance(threat, str) else threat
+    cards = [PROBES[name] for name in probes] if probes is not None else list(PROBES)
+    with kept_randomness():
+        rows, bench = _bench(model, x, y, threat, white, seed, broken)
+        bench.also = tuple((name, dict(parameters)) for name, parameters in also)
+        for which in (scores, decisions, *also):
+            if which is not None:
+                _card(which[0])
+        if not 0 <= tolerance < 1 or noise < 1:
+            raise InvalidValue(
+                f"tolerance={tolerance} and noise={noise} were given", "[0, 1) and 1 or more are allowed", "Correct them."
+            )
+        bench.scores, bench.decisions = _fitting(scores, threat), _fitting(decisions, threat)
+        bench.surrogates, bench.search = tuple(surrogates), search
+        bench.noise, bench.tolerance = noise, tolerance
+        checks = []
+        for card in sorted(cards, key=lambda one: one.last):
+            found = look(card, bench)
+            found = Check(**{**vars(found), "affected": tuple(rows[list(found.affected)].tolist())})
+            checks.append(found)
+            if watcher is not None:
+                watcher(found)
+    return judge(checks)
+
+
+def _bench(
+    model: Classifier,
+    x: Tensor,
+    y: Tensor,
+    threat: ThreatModel,
+    white: tuple[str | AttackCard, Mapping[str, Any]],
+    seed: int,
+    broken: Tensor | None,
+) -> tuple[Tensor, Bench]:
+    """Return the positions of the samples classified correctly, and a bench of them."""
+    if not isinstance(threat, ThreatModel) or threat.norm == "l0":
+        raise InvalidType(
+            f"the threat set {threat!r} was given", "an lp ball of norm linf, l2 or l1 is allowed", "Write e.g. 'linf:8/255'."
+        )
+    model.check_inputs(x, y)
+    radius = threat.radius(x)
+    if not ((radius > 0) & radius.isfinite()).all():
+        raise InvalidValue(
+            f"epsilon={threat.epsilon} was given", "radii above 0 and finite are allowed", "Give the radius of the claim."
+        )
+    rows = (model.logits(x).argmax(1) == y).nonzero()[:, 0] if len(x) else torch.zeros(0, dtype=torch.int64)
+    if not len(rows):
+        raise InvalidValue(
+            f"none of {len(x)} samples is classified correctly", "one or more is allowed", "Look at the labels first."
+        )
+    card = _card(white[0])
+    draws = Draws(seed, tuple(range(len(x)))).select(rows)
+    return rows, Bench(
+        model,
+        x[rows],
+        y[rows],
+        threat.select(rows),
+        draws,
+        _Attacker(card),
+        lambda name: (card if name == card.name else ATTACKS[name]).resolve(),
+        (card.name, dict(white[1])),
+        broken=None if broken is None else broken[rows],
+        correct=len(rows),
+        n=len(x),
+    )
+
+
+def _card(which: str | AttackCard) -> AttackCard:
+    return which if isinstance(which, AttackCard) else ATTACKS[which]
+
+
+def _fitting(which: AttackText | None, threat: ThreatModel) -> AttackText | None:
+    return which if which is not None and threat.norm in _card(which[0]).norms else None
+
+
+class _Attacker:
+    """Runs registered attacks, and one that may be registered nowhere."""
+
+    def __init__(self, own: AttackCard) -> None:
+        self.own = own
+
+    def __call__(
+        self,
+        name: str,
+        model: Classifier,
+        x: Tensor,
+        y: Tensor,
+        threat: ThreatModel,
+        *,
+        draws: Draws,
+        targets: Tensor | None = None,
+        **parameters: Any,
+    ) -> tuple[Tensor, Tensor | None]:
+        """Return the examples and the losses along the way."""
+        which = self.own if name == self.own.name else name
+        result = attack(which, model, x, y, threat, targets=targets, draws=draws, **parameters).result
+        return result.x_adv, result.trace
