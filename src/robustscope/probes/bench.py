@@ -223,7 +223,7 @@ class Bench:
         rows: Tensor | None = None,
         targets: Tensor | None = None,
         on: Classifier | None = None,
-        **changes: Any,
+        changes: Mapping[str, Any] | None = None,
     ) -> Run:
         """Run an attack once, or return what it did before.
 
@@ -233,12 +233,12 @@ class Bench:
             rows: positions of the samples to attack; None attacks all.
             targets: int64, classes to reach, one for each of ``rows``.
             on: the network to search on; None: ``search``, or the model.
-            **changes: parameters that differ.
+            changes: parameters that differ.
 
         Raises:
             RobustscopeError: if the attack cannot run.
         """
-        name, parameters = which[0], {**which[1], **changes}
+        name, parameters = which[0], {**which[1], **(changes or {})}
         if which == self.white and "trace" in self.defaults(name):
             parameters["trace"] = True
         marks = [None if t is None else tuple(t.tolist()) for t in (rows, targets)]
@@ -274,11 +274,13 @@ class Bench:
             self._inside.append((rows, run))
         return run
 
-    def beyond(self, which: AttackText, **changes: Any) -> Tensor:
+    def beyond(
+        self, which: AttackText, changes: Mapping[str, Any] | None = None, on: Classifier | None = None
+    ) -> Tensor:
         """Tell which samples an attack breaks that the evaluation left: bool (B,); it runs on those alone."""
         rows, found = self.left, torch.zeros_like(self.beaten)
         if len(rows):
-            found[rows] = self.run(which, rows=rows, **changes).success
+            found[rows] = self.run(which, rows=rows, on=on, changes=changes).success
         return found
 
     def excess(self, found: Tensor, evidence: str, of: str = "") -> Reading:

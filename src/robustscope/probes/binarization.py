@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-import copy
 from dataclasses import replace
+from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from robustscope.core.draws import Draws
-from robustscope.core.errors import ModelError
 from robustscope.core.types import ThreatModel
 from robustscope.geometry import balls
 from robustscope.geometry.losses import margin
 from robustscope.geometry.rules import is_adversarial
 from robustscope.models.classifier import Classifier
 from robustscope.probes.bench import AttackText, Bench, Reading
-from robustscope.probes.cards import register
+from robustscope.probes.cards import register, runs_of
+from robustscope.probes.features import Cut
 
 SAMPLES = 20
 """Samples of the bench that are tested, the first ones."""
@@ -28,92 +28,6 @@ PASS, GRAVE = 0.95, 0.75
 """Success rates of the attack: the least to pass, and that below which failing is enough by itself."""
 RANDOM = 200
 FEWEST = 5
-
-
-class Readout(nn.Module):
-    """Two logits: class 0 for what lies inside, class 1 for what looks like the boundary point."""
-
-    def __init__(self, like: Tensor, size: int) -> None:
-        super().__init__()
-        self.register_buffer("weight", like.new_zeros(size))
-        self.register_buffer("bias", like.new_zeros(()))
-
-    def forward(self, features: Tensor) -> Tensor:
-        """Return (..., 2) for features (..., F)."""
-        half = (features @ self.weight.to(features) + self.bias.to(features)) / 2
-        return torch.stack([-half, half], -1)
-
-
-class Cut(nn.Module):
-    """A copy of a network whose last linear layer is a readout, or which ends in one where there is no such layer.
-
-    Args:
-        module: the network, which is not changed.
-        x: (1, *S), an input as the module gets it.
-
-    Raises:
-        ModelError: if the network cannot be copied.
-    """
-
-    def __init__(self, module: nn.Module, x: Tensor) -> None:
-        super().__init__()
-        try:
-            network = copy.deepcopy(module)
-        except Exception as error:
-            raise ModelError(
-                f"the network could not be copied ({type(error).__name__})", "a module that deepcopy takes is allowed", ""
-            ) from error
-        name, features = _last_linear(network, x)
-        self.readout = Readout(features, features.shape[-1])
-        self.features = features.shape[-1]
-        self.inner = bool(name)
-        if name:
-            parent, _, key = name.rpartition(".")
-            setattr(network.get_submodule(parent), key, self.readout)
-        self.network = network
-        self.eval()
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Return two logits (B, 2) for inputs (B, *S)."""
-        out = self.network(x)
-        return out if self.inner else self.readout(out)
-
-    def seen(self, x: Tensor) -> Tensor:
-        """Return the features (B, F) that the readout is fed."""
-        caught: list[Tensor] = []
-        handle = self.readout.register_forward_pre_hook(lambda module, inputs: caught.append(inputs[0]))
-        try:
-            with torch.no_grad():
-                self(x)
-        finally:
-            handle.remove()
-        return caught[0].detach()
-
-
-def _last_linear(network: nn.Module, x: Tensor) -> tuple[str, Tensor]:
-    """Return the name of the linear layer that makes the logits and its inputs (1, F); "" and the outputs if there is none.
-
-    It must be the last linear layer that is called, called once, on one row for each input.
-    """
-    calls: list[tuple[str, Tensor, Tensor]] = []
-    handles = [
-        part.register_forward_hook(lambda module, inputs, out, name=name: calls.append((name, inputs[0], out)))
-        for name, part in network.named_modules()
-        if type(part) is nn.Linear
-    ]
-    try:
-        with torch.no_grad():
-            out = network(x)
-    finally:
-        for handle in handles:
-            handle.remove()
-    names = [name for name, _, _ in calls]
-    if calls and names[-1] and names.count(names[-1]) == 1:
-        name, features, made = calls[-1]
-        siblings = sum(made_.shape == out.shape for _, _, made_ in calls)
-        if features.dim() == 2 and made.shape == out.shape and siblings == 1:
-            return name, features
-    return "", out
 
 
 def discriminator(inner: Tensor, boundary: Tensor) -> tuple[Tensor, Tensor, Tensor] | None:
@@ -155,7 +69,7 @@ def corner(threat: ThreatModel, x: Tensor, draws: Draws, purpose: str) -> Tensor
     means="the attack misses examples that are known to be there, so it misses others too",
     remedy="Strengthen or adapt the attack until it finds what was planted; then run it again on the model itself.",
     weight=2,
-    cost=lambda white, facts: (INNER + TRIES + RANDOM + 2 + white[0], white[1]),
+    cost=lambda white, facts: runs_of(facts["all"], 1, 3, (TRIES + 1) * INNER + TRIES + RANDOM + 2),
 )
 def planted_examples_are_found(bench: Bench) -> Reading:
     """Put a binary readout in place of the last layer, once for each sample, and attack the result.
@@ -183,7 +97,9 @@ def planted_examples_are_found(bench: Bench) -> Reading:
         hit, missed[row] = hit + found, not found
     where = f"the {cut.features} features before the last layer" if cut.inner else "the logits"
     if tried < FEWEST:
-        return Reading(None, f"only {tried} samples have an example that can be planted in {where}; noise breaks {easy}")
+        return Reading(
+            None, f"only {tried} samples have an example that can be planted in {where}; noise breaks {easy}"
+        )
     rate = hit / tried
     text = f"{hit} of {tried} examples planted in {where} were found"
     return Reading(rate >= PASS or tried - hit <= 1, text, rate, PASS, missed, weight=3 if rate < GRAVE else None)
@@ -218,7 +134,9 @@ def plant(binary: Classifier, cut: Cut, one: Bench, size: float) -> bool:
         cut.readout.weight.copy_(scale * weight)
         cut.readout.bias.copy_(-scale * middle)
         zero = torch.zeros(len(inner), dtype=torch.int64, device=x.device)
-        apart = not is_adversarial(binary.logits(inner), zero).any() and is_adversarial(binary.logits(edge), zero[:1]).all()
+        apart = (
+            not is_adversarial(binary.logits(inner), zero).any() and is_adversarial(binary.logits(edge), zero[:1]).all()
+        )
         if apart:
             return True
     return False
@@ -229,7 +147,7 @@ def _succeeds(bench: Bench, which: AttackText, binary: Classifier, one: Bench) -
     name, parameters = which
     settings = {**bench.defaults(name), **parameters}
     # The ratio of logit differences needs more classes; the margin is its numerator.
-    changes = {"loss": "margin"} if settings.get("loss") == "dlr" else {}
+    changes: dict[str, Any] = {"loss": "margin"} if settings.get("loss") == "dlr" else {}
     y = torch.zeros(1, dtype=torch.int64, device=one.x.device)
     x_adv, _ = bench.attacker(name, binary, one.x, y, one.threat, draws=one.draws, **{**parameters, **changes})
     return bool(is_adversarial(binary.logits(x_adv), y))

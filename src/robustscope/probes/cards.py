@@ -27,7 +27,8 @@ class ProbeCard(Card):
         vital: whether a robust accuracy cannot be trusted without it.
         last: whether it looks at what the other probes ran.
         cost: (rows of one run of the gradient attack, facts of the bench) -> most rows (forward, backward) that one
-            sample costs.
+            sample costs beyond the evaluation itself. Facts: "noise", and rows of "scores" and "decisions", how many
+            "surrogates".
     """
 
     measures: str = ""
@@ -42,3 +43,15 @@ class ProbeCard(Card):
 
 PROBES: Registry[ProbeCard] = Registry("probe", ProbeCard)
 register = PROBES.register
+
+
+def runs_of(white: Rows, times: float, runs: int, extra: int = 0) -> Rows:
+    """Return the rows of a sample for some runs of the gradient attack.
+
+    Args:
+        white: rows of one run.
+        times: how many times its rows all runs take together.
+        runs: how often an attack is run: each is judged three times at most, and its start costs nothing more.
+        extra: further rows forward.
+    """
+    return int(times * white[0]) + 3 * runs + extra, int(times * white[1])

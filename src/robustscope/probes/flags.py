@@ -34,6 +34,7 @@ class Counted(nn.Module):
         self._ledger.backward += len(gradient)
 
     def forward(self, x: Tensor) -> Tensor:
+        """Return what the network returns."""
         self._ledger.forward += len(x)
         logits = self.inner(x)
         if isinstance(logits, Tensor) and logits.requires_grad:

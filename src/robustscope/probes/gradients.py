@@ -10,6 +10,7 @@ from robustscope.geometry import balls
 from robustscope.geometry.losses import LOSSES
 from robustscope.probes.bench import Bench, Reading, share
 from robustscope.probes.cards import register
+from robustscope.probes.features import POINTS, constant
 
 ZEROS = 0.05
 """Share of samples whose gradient may be exactly zero: dead units of provably trained networks do that to a few."""
@@ -21,12 +22,16 @@ EXACT, LEADS = 0.98, 0.8
 """Least median correlation, at these two distances."""
 
 
-def _objective(bench: Bench) -> tuple[str, Tensor]:
-    """Return the name of the loss that the gradient attack ascends, and its input gradients (B, *S)."""
+def _dead(count: int) -> str:
+    return f"; {count} more lie where all units are dead over the whole ball" * (count > 0)
+
+
+def _objective(bench: Bench, points: Tensor) -> tuple[str, Tensor]:
+    """Return the name of the loss that the gradient attack ascends, and its gradients (B, *S) at some points."""
     name = str(bench.settings.get("loss", "margin"))
     name = name if name in LOSSES and bench.model.classes(bench.x) >= LOSSES[name].classes else "margin"
     loss = LOSSES[name].function
-    _, gradients, _ = bench.model.gradient(lambda logits, rows: loss(logits, bench.y[rows], None), bench.x)
+    _, gradients, _ = bench.model.gradient(lambda logits, rows: loss(logits, bench.y[rows], None), points)
     return name, gradients
 
 
@@ -34,27 +39,35 @@ def _objective(bench: Bench) -> tuple[str, Tensor]:
     "available_gradients",
     version=1,
     source="Pintor et al., 2022, arXiv:2106.09947, indicator 1 (unavailable gradients); AutoAttack's flag of zero gradients",
-    measures="share of samples at which the gradient of the attack's loss is exactly zero, or does not exist",
+    measures="share of samples where the gradient of the attack's loss is exactly zero, at the input and at a random point of "
+    "the threat set, or does not exist",
     means="the attack walks blindly where its loss has no gradient, so what survives there was not attacked",
     remedy="Look for rounding, saturation, detach or a loss that underflows; use loss='margin', BPDA, or attacks that need "
     "scores only.",
     vital=True,
-    cost=lambda white, facts: (1, 1),
+    cost=lambda white, facts: (2 + 2 * POINTS, 2),
 )
 def available_gradients(bench: Bench) -> Reading:
-    """Count the samples whose input gradient is exactly zero.
+    """Count the samples whose input gradient is exactly zero, where they are and where an attack may start.
 
     A sample that the evaluation broke all the same is counted too: the figure is about the gradient, not the outcome.
+
+    Departures: Pintor et al. look at one point, and count each zero. Provably trained networks have inputs around which
+        all units are dead, so that nothing moves in the whole ball: a gradient of zero is the truth there, and is not counted.
     """
+    start = balls.sample(bench.threat, bench.x, bench.draws.within("available_gradients"), "point")
     try:
-        name, gradients = _objective(bench)
+        (name, gradients), (_, there) = (_objective(bench, points) for points in (bench.x, start))
     except ModelError as error:
         reason = str(error).splitlines()[0]
         none = torch.ones(len(bench.x), dtype=torch.bool)
         return Reading(False, f"there is no gradient: {reason}", 1.0, ZEROS, none, weight=3)
-    zero = (gradients == 0).flatten(1).all(1)
+    zero = ((gradients == 0) & (there == 0)).flatten(1).all(1)
+    rows = zero.nonzero()[:, 0]
+    dead = rows[constant(bench, rows)]
+    zero[dead] = False
     found = zero.double().mean().item()
-    text = f"the gradient of {name} is exactly zero at {share(int(zero.sum()), len(zero))} samples"
+    text = f"the gradient of {name} is exactly zero at {share(int(zero.sum()), len(zero))} samples" + _dead(len(dead))
     return Reading(found <= ZEROS, text, found, ZEROS, zero, weight=3 if found > 0.5 else None)
 
 

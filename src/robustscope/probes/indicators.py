@@ -8,10 +8,11 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
+from robustscope.core.types import ThreatModel
 from robustscope.geometry import balls
 from robustscope.geometry.losses import margin
 from robustscope.probes.bench import Bench, Reading, share
-from robustscope.probes.cards import register
+from robustscope.probes.cards import register, runs_of
 
 NEIGHBOURS = 100
 RADIUS = 8 / 255
@@ -53,7 +54,9 @@ def stable_predictions(bench: Bench) -> Reading:
         total += ((there - clean).abs() / clean.abs().clamp(min=1e-300)).clamp(max=1.0)
     each = total / NEIGHBOURS
     middle = each.median().item()
-    text = f"the margin changes by {100 * middle:.2g} % around the median sample, {100 * each.max().item():.2g} % at most"
+    text = (
+        f"the margin changes by {100 * middle:.2g} % around the median sample, {100 * each.max().item():.2g} % at most"
+    )
     return Reading(middle <= VARIATION, text, middle, VARIATION, each > VARIATION)
 
 
@@ -65,7 +68,6 @@ def stable_predictions(bench: Bench) -> Reading:
     means="the attack found examples and handed back other points: the robust accuracy counts them as robust",
     remedy="Return the best iterate under the rule of success instead of the last one.",
     weight=3,
-    cost=lambda white, facts: white,
 )
 def no_silent_success(bench: Bench) -> Reading:
     """Compare the losses along the way with what was returned; a margin loss above 0 is a success."""
@@ -87,7 +89,6 @@ def no_silent_success(bench: Bench) -> Reading:
     means="the attack was stopped while it was still climbing",
     remedy="Give it more steps, or longer ones, until this holds.",
     weight=1,
-    cost=lambda white, facts: white,
 )
 def complete_optimisation(bench: Bench) -> Reading:
     """Look at the end of the losses of the samples that the gradient attack did not break."""
@@ -130,7 +131,6 @@ def still_rising(trace: Tensor) -> Tensor:
     measures="samples whose example fools the network that was searched on, and not the model",
     means="the attack solved another network than the one in question: its failures say nothing of the model",
     remedy="Attack the model itself, with all of its defence, and choose a surrogate that is nearer to it.",
-    cost=lambda white, facts: white,
 )
 def examples_transfer(bench: Bench) -> Reading:
     """Compare successes on the surrogate with successes on the model."""
@@ -138,7 +138,9 @@ def examples_transfer(bench: Bench) -> Reading:
         return Reading(None, "the attack searched on the model itself")
     run = bench.run(bench.white)
     lost = run.found & ~run.success
-    return bench.excess(lost, f"{share(int(lost.sum()), int(run.found.sum()))} examples for the surrogate fail on the model")
+    return bench.excess(
+        lost, f"{share(int(lost.sum()), int(run.found.sum()))} examples for the surrogate fail on the model"
+    )
 
 
 @register(
@@ -151,16 +153,15 @@ def examples_transfer(bench: Bench) -> Reading:
     remedy="Find out what stops it: gradients that vanish or mislead, steps that are too short, a loss that saturates.",
     weight=3,
     vital=True,
-    cost=lambda white, facts: (white[0] + 1, white[1]),
+    cost=lambda white, facts: runs_of(white, 1, 1),
 )
 def unbounded_breaks_all(bench: Bench) -> Reading:
     """Run the gradient attack with an infinite radius."""
     whole = balls.whole_box(replace(bench.threat, epsilon=math.inf), bench.x)
+    assert isinstance(whole, ThreatModel)
     left = ~bench.run(bench.white, whole).success
     text = f"{share(int(left.sum()), len(left))} samples survive {bench.white[0]} at {whole.norm} {whole.epsilon:g}, the whole box"
-    return Reading(
-        int(left.sum()) <= bench.allowed, text, left.double().mean().item(), bench.allowed / len(left), left
-    )
+    return Reading(int(left.sum()) <= bench.allowed, text, left.double().mean().item(), bench.allowed / len(left), left)
 
 
 @register(
@@ -171,7 +172,7 @@ def unbounded_breaks_all(bench: Bench) -> Reading:
     means="the attack did nothing there: flat outputs, or gradients that are exactly zero",
     remedy="Use attacks that need scores only, or a backward approximation of the flat layer.",
     weight=3,
-    cost=lambda white, facts: white,
+    cost=lambda white, facts: (1, 0),
 )
 def survivors_were_moved(bench: Bench) -> Reading:
     """Compare the margins of survivors before and after the gradient attack."""

@@ -9,6 +9,7 @@ import torch
 
 from robustscope.core.types import Finding
 from robustscope.geometry import balls
+from robustscope.probes import features
 from robustscope.probes.bench import Bench, Reading, share
 from robustscope.probes.cards import register
 from robustscope.probes.doctor_case import Case
@@ -19,6 +20,7 @@ from robustscope.probes.doctor_model import (
     check_outputs,
     check_probabilities,
 )
+from robustscope.probes.features import constant
 from robustscope.probes.flags import SAMPLES, Counted
 
 SPREAD = (0.5, 200.0)
@@ -26,6 +28,7 @@ SPREAD = (0.5, 200.0)
 SAME = 0.05
 """Share of samples whose scores may be bit for bit the same at points around them."""
 POINTS = 4
+"""Points around each centre."""
 
 
 def _doctor(bench: Bench, check: Callable[[Case], Finding]) -> Finding:
@@ -156,21 +159,27 @@ def float_layers(bench: Bench) -> Reading:
     "small_changes_show",
     version=1,
     source="Goodfellow, 2018, arXiv:1804.07870 (staircase); this project",
-    measures="share of samples whose scores are bit for bit the same at four points around them, a hundredth of epsilon away",
+    measures="share of samples whose scores are bit for bit the same at points a hundredth of epsilon away",
     means="inputs or scores are rounded: an attack that compares scores of near points sees nothing move",
     remedy="Attack through the rounding as if it were the identity (BPDA), or the model without it.",
     access="scores",
-    cost=lambda white, facts: (POINTS + 1, 0),
+    cost=lambda white, facts: (2 * (POINTS + 1) + 2 * features.POINTS, 0),
 )
 def small_changes_show(bench: Bench) -> Reading:
-    """Compare scores at a sample and at corners of a hundredth of its ball."""
-    x, threat = bench.x, bench.threat
-    clean, same = bench.model.logits(x), torch.ones(len(x), dtype=torch.bool, device=x.device)
-    radius = (0.01 * threat.radius(x)).reshape(-1, *([1] * (x.dim() - 1)))
-    for point in range(POINTS):
-        signs = bench.draws.within("small_changes_show").normal(f"point/{point}", x).sign()
-        step = radius * signs / balls.length(threat.norm, signs).reshape(radius.shape)
-        same &= (bench.model.logits(balls.clip_to_bounds(x + step, threat.bounds)) == clean).all(1)
+    """Compare scores at a sample and at corners of a hundredth of its ball, and the same around a random point of the ball."""
+    threat, draws = bench.threat, bench.draws.within("small_changes_show")
+    radius = (0.01 * threat.radius(bench.x)).reshape(-1, *([1] * (bench.x.dim() - 1)))
+    same = torch.ones(len(bench.x), dtype=torch.bool, device=bench.x.device)
+    for centre in (bench.x, balls.sample(threat, bench.x, draws, "centre")):
+        clean = bench.model.logits(centre)
+        for point in range(POINTS):
+            signs = draws.normal(f"point/{point}", centre).sign()
+            step = radius * signs / balls.length(threat.norm, signs).reshape(radius.shape)
+            same &= (bench.model.logits(balls.clip_to_bounds(centre + step, threat.bounds)) == clean).all(1)
+    rows = same.nonzero()[:, 0]
+    dead = rows[constant(bench, rows)]
+    same[dead] = False
     found = same.double().mean().item()
     text = f"scores of {share(int(same.sum()), len(same))} samples do not change at all"
+    text += f"; {len(dead)} more lie where all units are dead over the whole ball" * (len(dead) > 0)
     return Reading(found <= SAME, text, found, SAME, same)

@@ -9,10 +9,13 @@ import torch
 from robustscope.geometry import balls
 from robustscope.geometry.rules import is_adversarial
 from robustscope.probes.bench import Bench, Reading, share
-from robustscope.probes.cards import register
+from robustscope.probes.cards import register, runs_of
 
 GROWING = (0.02, 0.05, 0.1, 0.2, 0.4)
 """Standard deviations of growing noise, as shares of the width of the bounds."""
+
+GIVERS = 20
+"""Broken samples whose perturbations are tried on others."""
 
 
 @register(
@@ -37,7 +40,9 @@ def noise_finds_no_more(bench: Bench) -> Reading:
             away = (point - x).sign() * threat.radius(x).reshape(-1, *([1] * (x.dim() - 1)))
             point = balls.project(threat, x, x + away)
         found[rows] |= is_adversarial(bench.model.logits(point), bench.y[rows])
-    return bench.excess(found, f"{bench.noise} random points break {share(int(found.sum()), len(found))} samples that were left")
+    return bench.excess(
+        found, f"{bench.noise} random points break {share(int(found.sum()), len(found))} samples that were left"
+    )
 
 
 @register(
@@ -50,7 +55,7 @@ def noise_finds_no_more(bench: Bench) -> Reading:
     remedy="Attack through the defence with BPDA or EOT, or with another loss; search longer without gradients.",
     access="scores",
     vital=True,
-    cost=lambda white, facts: (facts["scores"], 0),
+    cost=lambda white, facts: runs_of((facts["scores"], 0), 1, 1),
 )
 def scores_find_no_more(bench: Bench) -> Reading:
     """Attack what is left by scores alone."""
@@ -68,7 +73,7 @@ def scores_find_no_more(bench: Bench) -> Reading:
     means="scores and gradients are masked: who sees nothing but the class finds more",
     remedy="Attack the scores before whatever flattens them; search longer along the boundary.",
     access="decisions",
-    cost=lambda white, facts: (facts["decisions"], 0),
+    cost=lambda white, facts: runs_of((facts["decisions"], 0), 1, 1),
 )
 def decisions_find_no_more(bench: Bench) -> Reading:
     """Attack what is left by decisions alone."""
@@ -87,7 +92,7 @@ def decisions_find_no_more(bench: Bench) -> Reading:
     means="gradients of another network lead better than the model's own",
     remedy="The model hides its gradients: attack through what hides them, or through the surrogate and on from there.",
     access="decisions",
-    cost=lambda white, facts: (facts["surrogates"], 0),
+    cost=lambda white, facts: runs_of(white, facts["surrogates"], 2 * facts["surrogates"]),
 )
 def surrogates_find_no_more(bench: Bench) -> Reading:
     """Run the gradient attack on each surrogate, and try its examples on the model."""
@@ -109,12 +114,12 @@ def surrogates_find_no_more(bench: Bench) -> Reading:
     remedy="Start attacks from other samples' perturbations, and look for masked gradients.",
     access="decisions",
     weight=1,
-    cost=lambda white, facts: (facts["others"], 0),
+    cost=lambda white, facts: (GIVERS, 0),
 )
 def other_samples_tell_nothing(bench: Bench) -> Reading:
     """Try each perturbation of a broken sample on what is left, up to twenty of them."""
     run, rows = bench.run(bench.white), bench.left
-    givers = run.success.nonzero()[:20, 0]
+    givers = run.success.nonzero()[:GIVERS, 0]
     if not len(rows) or not len(givers):
         return Reading(None, "no sample is left" if not len(rows) else "no perturbation was found")
     found = torch.zeros_like(run.success)
@@ -160,7 +165,6 @@ def more_noise_is_worse(bench: Bench) -> Reading:
     remedy="Report the worst case for each sample over all attacks that were run.",
     weight=1,
     last=True,
-    cost=lambda white, facts: (0, 0),
 )
 def one_attack_is_the_worst_case(bench: Bench) -> Reading:
     """Take the worst case over every run inside the threat set that was made so far."""

@@ -81,5 +81,7 @@ def judge(checks: Sequence[Check]) -> Trust:
     why += [f"{c.name} is not known: {c.evidence}." for c in untested]
     if not why:
         asked = sum(c.verdict == "pass" for c in checks)
-        why = [f"all {asked} checks that apply were passed, of {len(checks)}: nothing found says that the attack was too weak."]
+        why = [
+            f"all {asked} checks that apply were passed, of {len(checks)}: nothing found says that the attack was too weak."
+        ]
     return Trust(verdict, tuple(why), tuple(checks))

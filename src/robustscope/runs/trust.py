@@ -6,6 +6,7 @@ Probes and attacks stand on one floor and do not know each other; here, above bo
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -93,7 +94,9 @@ def trust(
                 _card(which[0])
         if not 0 <= tolerance < 1 or noise < 1:
             raise InvalidValue(
-                f"tolerance={tolerance} and noise={noise} were given", "[0, 1) and 1 or more are allowed", "Correct them."
+                f"tolerance={tolerance} and noise={noise} were given",
+                "[0, 1) and 1 or more are allowed",
+                "Correct them.",
             )
         bench.scores, bench.decisions = _fitting(scores, threat), _fitting(decisions, threat)
         bench.surrogates, bench.search = tuple(surrogates), search
@@ -101,7 +104,7 @@ def trust(
         checks = []
         for card in sorted(cards, key=lambda one: one.last):
             found = look(card, bench)
-            found = Check(**{**vars(found), "affected": tuple(rows[list(found.affected)].tolist())})
+            found = replace(found, affected=tuple(rows[list(found.affected)].tolist()))
             checks.append(found)
             if watcher is not None:
                 watcher(found)
@@ -120,13 +123,17 @@ def _bench(
     """Return the positions of the samples classified correctly, and a bench of them."""
     if not isinstance(threat, ThreatModel) or threat.norm == "l0":
         raise InvalidType(
-            f"the threat set {threat!r} was given", "an lp ball of norm linf, l2 or l1 is allowed", "Write e.g. 'linf:8/255'."
+            f"the threat set {threat!r} was given",
+            "an lp ball of norm linf, l2 or l1 is allowed",
+            "Write e.g. 'linf:8/255'.",
         )
     model.check_inputs(x, y)
     radius = threat.radius(x)
     if not ((radius > 0) & radius.isfinite()).all():
         raise InvalidValue(
-            f"epsilon={threat.epsilon} was given", "radii above 0 and finite are allowed", "Give the radius of the claim."
+            f"epsilon={threat.epsilon} was given",
+            "radii above 0 and finite are allowed",
+            "Give the radius of the claim.",
         )
     rows = (model.logits(x).argmax(1) == y).nonzero()[:, 0] if len(x) else torch.zeros(0, dtype=torch.int64)
     if not len(rows):
