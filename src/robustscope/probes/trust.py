@@ -24,11 +24,16 @@ class Trust:
         verdict: "trust", "doubt" or "do not trust this number".
         why: the reasons in plain sentences, the weightiest first.
         checks: every result, in the order in which they were made.
+        n, correct, left: samples, those classified correctly, and those that the evaluation left; None where it could not
+            be run.
     """
 
     verdict: Word
     why: tuple[str, ...]
     checks: tuple[Check, ...]
+    n: int | None = None
+    correct: int | None = None
+    left: int | None = None
 
     def __getitem__(self, name: str) -> Check:
         """Return the result of the probe ``name``.

@@ -15,7 +15,7 @@ from torch import Tensor
 from robustscope.attacks.cards import ATTACKS, AttackCard
 from robustscope.attacks.compose import attack
 from robustscope.core.draws import Draws
-from robustscope.core.errors import InvalidType, InvalidValue
+from robustscope.core.errors import InvalidType, InvalidValue, RobustscopeError
 from robustscope.core.types import ThreatModel
 from robustscope.models.classifier import Classifier
 from robustscope.models.randomness import kept_randomness
@@ -101,6 +101,10 @@ def trust(
         bench.scores, bench.decisions = _fitting(scores, threat), _fitting(decisions, threat)
         bench.surrogates, bench.search = tuple(surrogates), search
         bench.noise, bench.tolerance = noise, tolerance
+        try:
+            left = len(bench.left)  # first, so that each probe's rows are its own
+        except RobustscopeError:
+            left = None
         checks = []
         for card in sorted(cards, key=lambda one: one.last):
             found = look(card, bench)
@@ -108,7 +112,29 @@ def trust(
             checks.append(found)
             if watcher is not None:
                 watcher(found)
-    return judge(checks)
+    return replace(judge(checks), n=len(x), correct=len(rows), left=left)
+
+
+def expected_rows(
+    white: AttackText = WHITE,
+    also: Sequence[AttackText] = ALSO,
+    scores: AttackText | None = SCORES,
+    decisions: AttackText | None = DECISIONS,
+    surrogates: int = 0,
+    noise: int = 100,
+) -> dict[str, tuple[int, int]]:
+    """Return the most rows (forward, backward) that one sample costs: of each probe, and of the "evaluation" itself.
+
+    Example:
+        >>> expected_rows()["noise_finds_no_more"]
+        (100, 0)
+    """
+    runs = [ATTACKS[name].cost(ATTACKS[name].resolve(parameters)) for name, parameters in (white, *also)]
+    total = sum(forward for forward, _ in runs), sum(backward for _, backward in runs)
+    rivals = [0 if w is None else ATTACKS[w[0]].cost(ATTACKS[w[0]].resolve(w[1]))[0] for w in (scores, decisions)]
+    facts = {"noise": noise, "scores": rivals[0], "decisions": rivals[1], "surrogates": surrogates, "all": total}
+    evaluation = total[0] + 3 * len(runs), total[1]
+    return {"evaluation": evaluation, **{card.name: card.cost(runs[0], facts) for card in PROBES}}
 
 
 def _bench(
