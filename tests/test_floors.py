@@ -21,7 +21,7 @@ FLOORS = [
 ]
 FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}
 WITHOUT_TORCH = ("analyses", "reports")
-METHOD_ROOMS = {"attacks": "ATTACKS", "defenses": "DEFENSES"}
+METHOD_ROOMS = {"attacks": "ATTACKS", "defenses": "DEFENSES", "probes": "PROBES"}
 # Files of method rooms that are not methods.
 HELPERS = {
     "attacks": {
@@ -49,6 +49,17 @@ HELPERS = {
         "verify",
     },
     "defenses": {"apply", "cards", "hgd"},
+    "probes": {
+        "bench",
+        "cards",
+        "doctor",
+        "doctor_case",
+        "doctor_inputs",
+        "doctor_model",
+        "features",
+        "flags",
+        "trust",
+    },
 }
 
 

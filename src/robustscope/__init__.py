@@ -17,6 +17,7 @@ _PUBLIC = {
     "worst_case": "robustscope.attacks.compose",
     "Attempt": "robustscope.attacks.compose",
     "verify": "robustscope.attacks.verify",
+    "trust": "robustscope.runs.trust",
     "Classifier": "robustscope.models.classifier",
     "BlackBox": "robustscope.models.blackbox",
     "load_model": "robustscope.models.loading",
