@@ -1,6 +1,8 @@
 """Trust: each probe has something that it passes and something that it catches; hidden gradients are never trusted."""
 
+import copy
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -129,8 +131,7 @@ def mask(name):
 
 
 def half():
-    linear = nn.Sequential(nn.Flatten(), nn.Linear(64, 10).bfloat16())
-    return Changed(linear, lambda x: x.bfloat16(), lambda z: z.float())
+    return Changed(copy.deepcopy(network()).bfloat16(), lambda x: x.bfloat16(), lambda z: z.float())
 
 
 def rough():
@@ -214,7 +215,7 @@ def test_each_probe_catches_what_was_made_for_it(name):
 
 @pytest.fixture(scope="module")
 def honest():
-    model, (x, y) = door(network("digits_adversarial")), samples(16)
+    model, (x, y) = door(network("digits_adversarial")), samples(12)
     model.ledger.reset()
     return trust(model, x, y, "linf:0.1", surrogates=[door(network())], **FEW), model
 
@@ -227,8 +228,8 @@ def test_an_honest_network_passes_every_probe(honest):
     assert not found.failed, told
     assert found.verdict == "trust"
     assert "nothing found" in str(found)
-    assert (found.n, found.correct) == (16, 15)
-    assert 0 < found.left < 15
+    assert (found.n, found.correct) == (12, 11)
+    assert 0 < found.left < 11
     with pytest.raises(KeyError):
         found["nothing"]
 
@@ -237,10 +238,10 @@ def test_no_probe_costs_more_than_its_card_says(honest):
     found, model = honest
     most = expected_rows(scores=FEW["scores"], decisions=FEW["decisions"], surrogates=1, noise=FEW["noise"])
     for check in found.checks:
-        assert check.forward <= 16 * most[check.name][0], check.name
-        assert check.backward <= 16 * most[check.name][1], check.name
+        assert check.forward <= 12 * most[check.name][0], check.name
+        assert check.backward <= 12 * most[check.name][1], check.name
     own = sum(check.backward for check in found.checks if check.name != "surrogates_find_no_more")
-    assert model.ledger.backward - own <= 16 * most["evaluation"][1]
+    assert model.ledger.backward - own <= 12 * most["evaluation"][1]
 
 
 QUICK = [
@@ -353,7 +354,7 @@ def test_results_can_be_repeated_and_leave_no_trace():
 
 @pytest.mark.parametrize("threat", ["l2:0.4", "l1:2"])
 def test_other_norms_and_double_precision(threat):
-    x, y = samples(10)
+    x, y = samples(8)
     module = network("digits_adversarial").double()
     slow = {"restarts_change_nothing", "targets_find_no_more", "step_size_changes_nothing", "other_losses_find_no_more"}
     probes = [card.name for card in PROBES if card.name not in slow]
@@ -501,3 +502,11 @@ def test_every_card_is_complete():
     assert "pgd" in ATTACKS
     assert "last_iterate" not in ATTACKS
     assert isinstance(Bench.__doc__, str)
+
+
+def test_the_page_lists_every_probe_with_its_weight():
+    page = (Path(__file__).resolve().parents[1] / "docs" / "trust.md").read_text(encoding="utf-8")
+    for card in PROBES:
+        row = next(line for line in page.splitlines() if line.startswith(f"| `{card.name}` |"))
+        assert card.measures in row
+        assert row.split("|")[3].strip() == f"{card.weight}{' *' if card.vital else ''}", card.name
