@@ -231,7 +231,7 @@ def unremarkable(tmp_path_factory) -> str:
     table = make_table(sound, scale={"standard": 0.2})
     table.loc[table["success"].fillna(False), "survives_8bit"] = True
     noise = table["cell"].isin([0, 3]) & table["success"].fillna(False)
-    table.loc[noise, ["success", "survives_8bit"]] = [False, pd.NA]
+    table.loc[noise, ["success", "survives_8bit", "survives_alone"]] = [False, pd.NA, pd.NA]
     folder = write_run(tmp_path_factory.mktemp("sound"), sound, table)
     return " ".join(item["message"] for item in summarise(folder)["warnings"])
 
