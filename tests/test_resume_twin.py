@@ -4,15 +4,24 @@ import dataclasses
 
 import pytest
 import torch
+from torch import nn
 
+from robustscope.api import evaluate
 from robustscope.attacks.compose import Attempt, cascade
 from robustscope.core.draws import Draws
 from robustscope.core.resume import Keeper, keeping
 from robustscope.core.types import ThreatModel
 from robustscope.data import problems
+from robustscope.data.datasets import load_data
 from robustscope.models.classifier import Classifier
+from robustscope.models.loading import from_module
+from robustscope.runs.engines.local import torch_threads
+from robustscope.runs.execute import run_shard
+from robustscope.runs.plan import Subjects
+from robustscope.runs.session import finish, start
+from robustscope.runs.store import read_plan, read_record
 from test_alone import Together
-from test_twin import lying_twin
+from test_twin import lying_twin, settled
 
 P = problems.smooth_cnn(n=12)
 
@@ -83,3 +92,24 @@ def test_rows_count_once_wherever_the_search_was_stopped(kind):
             if one.outcome is not None:
                 assert torch.equal(one.outcome.result.forward, two.outcome.result.forward)
                 assert torch.equal(one.outcome.result.x_adv, two.outcome.result.x_adv)
+
+
+@pytest.mark.parametrize("order", [(0, 1, 2), (2, 0, 1)])
+def test_a_twin_is_counted_once_however_many_processes_made_one(order, tmp_path):
+    """A process that was killed, or a second worker, makes the twin anew: that is not a cost of the evaluation."""
+    torch.manual_seed(0)
+    body = settled(nn.Sequential(nn.Conv2d(1, 8, 3), nn.BatchNorm2d(8)))
+    net = nn.Sequential(body, nn.ReLU(), nn.Flatten(), nn.Linear(288, 10)).eval()
+    options = {"samples": "30", "suite": "fgsm", "curve": (), "shard_size": 10, "threads": 1}
+    whole = evaluate(net, "digits", "linf:0.1", twin="folded", out=tmp_path / "whole", **options)
+    plan, run = read_plan(whole.run), tmp_path / "parts"
+    start(plan, run)
+    for index in order:
+        with torch_threads(1):
+            run_shard(plan, index, Subjects((from_module(net),), load_data("digits")), run)
+    finish(run, plan)
+    assert read_record(run)["twins"][0]["kind"] == "folded"
+    for name in ("forward", "backward"):
+        parts, once = ([shard[name] for shard in read_record(one)["shards"]] for one in (run, whole.run))
+        assert parts == once
+        assert read_record(run)[name] == read_record(whole.run)[name]

@@ -86,6 +86,9 @@ def run_shard(plan: Mapping[str, Any], index: int, subjects: Subjects, run: Path
         keeper = Partial(run, plan, index, classifier.ledger, {**versions(), "device": describe_device(device)}, device)
         flags = _flags(plan, shard, classifier, x, y)
         twin = twin_of(plan, position, subjects)
+        if is_first(plan, shard):
+            classifier.ledger.forward += twin.forward
+            classifier.ledger.backward += twin.backward
         with keeping(keeper):
             rows, evidence, again = attack_shard(plan, shard, classifier, x, y, twin)
     record = {
@@ -107,21 +110,30 @@ def run_shard(plan: Mapping[str, Any], index: int, subjects: Subjects, run: Path
 
 def _flags(plan: Mapping[str, Any], shard: Entry, classifier: Classifier, x: Tensor, y: Tensor) -> list[dict[str, Any]]:
     """Return what is to be said of the model; measured with its first shard."""
-    if shard["index"] != min(one["index"] for one in plan["shards"] if one["model"] == shard["model"]):
+    if not is_first(plan, shard):
         return []
     return [{"model": shard["model"], **asdict(finding)} for finding in measure_flags(classifier, x, y)]
+
+
+def is_first(plan: Mapping[str, Any], shard: Entry) -> bool:
+    """Tell whether a shard is the first of its model: what is done once for a model is counted there."""
+    return shard["index"] == min(one["index"] for one in plan["shards"] if one["model"] == shard["model"])
 
 
 def twin_of(plan: Mapping[str, Any], position: int, subjects: Subjects) -> Twin:
     """Return what to search on instead of a model; a twin is made once, and checked on the plan's first samples.
 
-    So it does not depend on the shards that a worker happens to run whether a twin is used or refused.
+    So it does not depend on the shards that a worker happens to run whether a twin is used or refused. The ledger is
+    left as it was: each process makes a twin of its own, and a run that was resumed must not seem to have cost more.
     """
     if position not in subjects.twins:
         classifier = subjects.models[position].classifier
         kind = plan.get("twin", "off")
         x = subjects.data.read(list(plan["shards"][0]["ids"][:CHECKED])) if kind != "off" else torch.empty(0, 1)
+        ledger = classifier.ledger
+        before = ledger.forward, ledger.backward
         subjects.twins[position] = make_twin(classifier, x.to(plan["request"]["settings"]["device"]), kind)
+        ledger.forward, ledger.backward = before
     return subjects.twins[position]
 
 
