@@ -50,7 +50,9 @@ def single(module, x, y):
         return torch.cat([module(one) for one in x.split(1)]).argmax(1) != y
 
 
-@pytest.mark.parametrize(("name", "shift"), [("pgd", 0.5), ("pgd", -0.5), ("fmn", 1e-3), ("deepfool", 0.5), ("square", 0.5)])
+@pytest.mark.parametrize(
+    ("name", "shift"), [("pgd", 0.5), ("pgd", -0.5), ("fmn", 1e-3), ("deepfool", 0.5), ("square", 0.5)]
+)
 def test_no_success_reverts_at_batch_size_one(name, shift):
     p, module = together(shift)
     options = {"queries": 40} if name == "square" else {"steps": 20}
@@ -169,8 +171,7 @@ OPTIONS = {"samples": "30", "suite": "fgsm", "curve": (), "threads": 1}
 def runs(tmp_path_factory):
     folder = tmp_path_factory.mktemp("runs")
     return {
-        shift: evaluate(digits(shift), "digits", "linf:0.1", out=folder / str(shift), **OPTIONS)
-        for shift in (0.0, 2.0)
+        shift: evaluate(digits(shift), "digits", "linf:0.1", out=folder / str(shift), **OPTIONS) for shift in (0.0, 2.0)
     }
 
 

@@ -55,7 +55,9 @@ def run(kind, model, keeper=None):
     attempts = [Attempt("pgd", threat, {"steps": 4, "restarts": 2}), Attempt("square", threat, {"queries": 12})]
     twin = lying_twin(model, 1.0) if kind == "twin" else None
     with keeping(keeper) if keeper else torch.no_grad():
-        steps = list(cascade(model, P.x, P.y, attempts, Draws(0, range(12)), torch.ones(12, dtype=torch.bool), twin=twin))
+        steps = list(
+            cascade(model, P.x, P.y, attempts, Draws(0, range(12)), torch.ones(12, dtype=torch.bool), twin=twin)
+        )
     assert all(step.error is None for step in steps)
     return steps
 

@@ -17,7 +17,7 @@ from robustscope.models.classifier import Classifier
 
 @register(
     "fab_targeted",
-    version=1,
+    version=2,
     source="Croce, Hein, 2020, arXiv:2003.01690, Sec. 5, of the attack in arXiv:1907.02044",
     bibtex=BIBTEX,
     aim="minimum-norm",
