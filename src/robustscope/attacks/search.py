@@ -15,7 +15,7 @@ from robustscope.geometry.rules import is_adversarial
 from robustscope.models.classifier import Classifier, Scores
 
 SAFE_UNITS = 16
-"""Units in the last place of the largest logit by which an example must win to count."""
+"""Units in the last place of the largest logit that the sample has shown by which an example must win to count."""
 
 CLEARLY = 1e-6
 """Share of the distance by which an example must be nearer to replace another."""
@@ -65,6 +65,7 @@ class Search:
         radius = threat.radius(x).double() + balls.slack(threat, x)
         self._enough = radius if stop_at_epsilon else torch.zeros_like(radius)
         self._precise = precise or stop_at_epsilon
+        self._largest = x.new_zeros(len(x))
 
     def rows(self) -> Tensor:
         """Return the samples that are still searched for: int64, positions in the batch."""
@@ -77,7 +78,7 @@ class Search:
     def logits(self, rows: Tensor, points: Tensor) -> tuple[Tensor, Tensor]:
         """Ask for the logits of ``points``, one for each of ``rows``; return them and which points are adversarial."""
         logits = self.model.logits(points)
-        self.forward[rows] += 1
+        self._count(rows, logits, 0)
         return logits, self._judge(rows, points, logits)
 
     def gradient(
@@ -97,25 +98,31 @@ class Search:
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Ask for one score of each of ``points`` and its gradients; return both and which are adversarial."""
         values, gradients, logits = self.model.gradient(scores, points)
-        self.forward[rows] += 1
-        self.backward[rows] += 1
+        self._count(rows, logits, 1)
         return values, gradients, self._judge(rows, points, logits, way)
 
     def jacobian(self, rows: Tensor, points: Tensor, scores: Scores) -> tuple[Tensor, Tensor, Tensor]:
         """Ask for several scores of each of ``points`` and their gradients; return both and which are adversarial."""
         values, gradients, logits = self.model.jacobian(scores, points)
-        self.forward[rows] += 1
-        self.backward[rows] += values.shape[1]
+        self._count(rows, logits, values.shape[1])
         return values, gradients, self._judge(rows, points, logits)
+
+    def _count(self, rows: Tensor, logits: Tensor, backward: int) -> None:
+        """Count one question about each of ``rows``, and keep how large logits get."""
+        self.forward[rows] += 1
+        if backward:
+            self.backward[rows] += backward
+        self._largest[rows] = self._largest[rows].maximum(logits.abs().amax(1).to(self._largest.dtype))
 
     def _judge(self, rows: Tensor, points: Tensor, logits: Tensor, way: Way | None = None) -> Tensor:
         y, targets = self.y[rows], None if self.targets is None else self.targets[rows]
         solved = is_adversarial(logits, y, targets)
         if not solved.any():
             return solved
-        # An example that wins by rounding alone may lose in a batch of another size, so it must win by a little more;
-        # a clean input that is misclassified needs no such care.
-        size = logits.abs().amax(1) * (SAFE_UNITS * torch.finfo(logits.dtype).eps)
+        # An example that wins by rounding alone may lose in a batch of another size, so it must win by a little more. How
+        # much rounding there is tell the sample's largest logits: those on the boundary may have cancelled to nothing.
+        # A clean input that is misclassified needs no such care.
+        size = self._largest[rows] * (SAFE_UNITS * torch.finfo(logits.dtype).eps)
         if way is None:
             delta = points - (self.x if len(rows) == len(self.x) else self.x[rows])
             rough = balls.length(self.threat.norm, delta)
@@ -140,11 +147,12 @@ class Search:
 
     def state(self) -> dict[str, Tensor]:
         """Return what was found and spent so far, for :meth:`restore`."""
-        return {"x_adv": self.x_adv, "distance": self.distance, "forward": self.forward, "backward": self.backward}
+        found = {"x_adv": self.x_adv, "distance": self.distance, "largest": self._largest}
+        return {**found, "forward": self.forward, "backward": self.backward}
 
     def restore(self, saved: Mapping[str, Tensor]) -> None:
         """Take up what a search on the same samples had found."""
-        self.x_adv, self.distance = saved["x_adv"], saved["distance"]
+        self.x_adv, self.distance, self._largest = saved["x_adv"], saved["distance"], saved["largest"]
         self.forward, self.backward = saved["forward"], saved["backward"]
 
     def rivals(self, logits: Tensor, rows: Tensor, count: int) -> Tensor:
