@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from robustscope.attacks.estimates import Estimate
 from robustscope.core.types import ThreatModel
 from robustscope.geometry import balls
 from robustscope.geometry.losses import margin
@@ -47,7 +48,14 @@ def difference(logits: Tensor, y: Tensor, targets: Tensor) -> Tensor:
 
 
 def descend(
-    model: Classifier, x: Tensor, y: Tensor, targets: Tensor, threat: ThreatModel, start: Tensor, steps: int
+    model: Classifier,
+    x: Tensor,
+    y: Tensor,
+    targets: Tensor,
+    threat: ThreatModel,
+    start: Tensor,
+    steps: int,
+    estimate: Estimate | None = None,
 ) -> Descent:
     """Ascend Z_t - Z_y with momentum and evenly shrinking steps; a sample leaves at its first adversarial iterate.
 
@@ -62,6 +70,7 @@ def descend(
         threat: linf, l2 or l1; radius and bounds.
         start: (B, *S), first iterates, inside the threat set.
         steps: number of steps; one more forward pass judges the last iterate.
+        estimate: what to take in place of the model's own gradient; None takes that.
     """
     rows = torch.arange(len(x), device=x.device)
     x_adv, solved = start.clone(), torch.zeros(len(x), dtype=torch.bool, device=x.device)
@@ -73,6 +82,9 @@ def descend(
             break
         if step == steps:
             logits = model.logits(point)
+        elif estimate is not None:
+            logits, gradient = estimate.at(model, threat, rows, point, y, targets, f"{step}")
+            forward[rows] += estimate.rows
         else:
             labels, goals = y[rows], targets[rows]
             # The loop's variables are bound as defaults: the closure is called before the next turn.

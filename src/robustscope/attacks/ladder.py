@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from robustscope.attacks.approach import approach
 from robustscope.attacks.cards import ATTACKS, register
 from robustscope.attacks.descent import descend
+from robustscope.attacks.estimates import Estimate, agreement
 from robustscope.attacks.prospects import MOST_TARGETS, look
 from robustscope.core.draws import Draws
 from robustscope.core.types import AttackResult, Norm, ThreatModel
@@ -22,6 +25,12 @@ BIBTEX = """@inproceedings{croce2020reliable,
   booktitle = {International Conference on Machine Learning},
   year = {2020}
 }"""
+
+PAIRS, AGREEMENT = 16, 0.9
+"""Pairs of points by which a gradient is judged, and the correlation below which it does not say how scores change."""
+
+ESTIMATE_PAIRS, ESTIMATE_SHARE = 40, 0.5
+"""Pairs of points of an estimated gradient, and how far apart they are."""
 
 NEAREST: dict[Norm, str] = {"linf": "fmn", "l2": "ddn", "l1": "fmn"}
 """The minimum-norm attack of each norm that the ladder turns to where gradients mislead."""
@@ -55,8 +64,14 @@ class _Climb:
             goals = self.known.order[rows, rank]
             self.known.add(rows, descend(self.model, x, self.y[rows], goals, threat, begin, steps))
 
-    def run(self, which: Tensor, name: str, **parameters: Any) -> Tensor:
+    def run(self, which: Tensor, name: str, scope: str = "", **parameters: Any) -> Tensor:
         """Run a registered attack on the samples ``which`` (bool).
+
+        Args:
+            which: bool (B,), samples to attack.
+            name: of the attack.
+            scope: of its random numbers; its name if empty.
+            **parameters: of the attack.
 
         Returns:
             By how much it lowered the margin of each of them below that at ``x``, (B,); 0 for the others.
@@ -65,12 +80,60 @@ class _Climb:
         rows = (which & ~self.known.broken).nonzero()[:, 0]
         if len(rows):
             card, threat = ATTACKS[name], self.threat.select(rows)
-            draws = self.draws.select(rows).within(name)
+            draws = self.draws.select(rows).within(scope or name)
             settings = card.resolve(parameters)
             x, y = self.x[rows], self.y[rows]
             result = card.function(self.model, x, y, threat, draws=draws, targets=None, **settings)
             fall[rows] = self.known.clean[rows] - self.known.judge(self.model, rows, y, result)
         return fall
+
+    def disagree(self, which: Tensor) -> Tensor:
+        """Tell of which of the samples ``which`` the gradient at ``x`` does not say how scores change: bool (B,)."""
+        lying = torch.zeros_like(which)
+        rows = (which & ~self.known.broken).nonzero()[:, 0]
+        if len(rows):
+            targets = self.known.order[rows, :3]
+            draws = self.draws.select(rows).within("agreement")
+            value = agreement(
+                self.model, self.threat.select(rows), self.x[rows], self.y[rows], targets, draws, PAIRS
+            )
+            lying[rows] = value < AGREEMENT
+            self.known.forward[rows] += 2 * PAIRS + 1
+            self.known.backward[rows] += targets.shape[1]
+        return lying
+
+    def estimate(self, which: Tensor, ranks: Sequence[int], steps: int) -> None:
+        """Descend as :meth:`descend`, from ``x``, along gradients that are estimated from scores."""
+        for rank in ranks:
+            rows = (which & ~self.known.broken).nonzero()[:, 0]
+            if rank >= self.known.order.shape[1] or not len(rows):
+                break
+            x, threat = self.x[rows], self.threat.select(rows)
+            how = Estimate(x, self.draws.select(rows).within(f"estimate/{rank}"), ESTIMATE_PAIRS, ESTIMATE_SHARE)
+            goals = self.known.order[rows, rank]
+            self.known.add(rows, descend(self.model, x, self.y[rows], goals, threat, x, steps, how))
+
+    def approach(self, which: Tensor, scope: str) -> tuple[Tensor, Tensor]:
+        """Come from a far example towards the samples ``which`` (bool).
+
+        Returns:
+            How near they are, in radii, (B,), and whether a gradient on the way was not zero, bool (B,).
+        """
+        apart = torch.full_like(self.known.clean, torch.inf)
+        alive = torch.zeros_like(which)
+        rows = (which & ~self.known.broken).nonzero()[:, 0]
+        if len(rows):
+            threat, x, y = self.threat.select(rows), self.x[rows], self.y[rows]
+            unlimited = replace(threat, epsilon=torch.inf, norm="l2" if threat.norm == "l1" else threat.norm)
+            card, draws = ATTACKS["hopskipjump"], self.draws.select(rows).within(scope)
+            settings = card.resolve({"queries": 200})
+            far = card.function(self.model, x, y, unlimited, draws=draws, targets=None, **settings)
+            found = approach(self.model, x, y, threat, far.x_adv, 60)
+            self.known.forward[rows] += far.forward
+            self.known.add(rows, found)
+            apart[rows] = (found.distance / threat.radius(x)).to(apart.dtype)
+            alive[rows] = found.alive
+        return apart, alive
 
 
 @register(
@@ -148,16 +211,39 @@ def _search(climb: _Climb, every: Tensor) -> None:
     """Search by scores where gradients may mislead, and go to the end where scores alone come nearly as far.
 
     Where gradients are a guide, 50 and 300 queries of Square lower the margin by about a fifth and two fifths of what
-    the descents did; where they are not, by as much or more.
+    the descents did; where they are not, by as much or more. Samples of which neither gradients nor scores tell
+    anything are searched from the other side of the boundary.
     """
     known = climb.known
     fall, odd = known.fall, known.odd(0.1)
     still = ~known.broken & (fall < 0.01 * known.clean)
-    asked = every | (known.near(4.0) & (odd | known.near(1.0))) | (odd & still)
+    asked = every | (known.near(4.0) & (odd | known.near(1.0))) | (odd & still) | known.astray(0.5)
     by_scores = climb.run(asked, "square", queries=50)
+    flat = asked & (torch.maximum(fall, by_scores) < 0.01 * known.clean)
     asked &= every | (by_scores > 0.3 * fall)
+    lying = climb.disagree(asked & ~flat)
+    climb.estimate(lying, (0, 1, 2), 40)
     by_scores = climb.run(asked, "square", queries=300)
     misled = every | (asked & ((by_scores > 0.9 * fall) | (odd & (by_scores > 0.6 * fall))))
     climb.run(misled, NEAREST[climb.threat.norm], steps=60, stop_at_epsilon=True)
     climb.run(misled, "square")
     climb.run(misled, "fab_targeted", stop_at_epsilon=True)
+    _surround(climb, flat, every)
+
+
+def _surround(climb: _Climb, flat: Tensor, every: Tensor) -> None:
+    """Come from the other side of the boundary where nothing moves around ``x``; where nothing moves there, ask on.
+
+    Saturated and cut scores move at the boundary, and so do networks whose units are truly dead around ``x``: what they
+    show from there is how far away it is. Only where gradients are zero there too are the many decisions asked for that
+    it takes without them.
+    """
+    apart, alive = climb.approach(flat, "far/0")
+    for k in (1, 2):
+        flat &= every | (apart < 2.0)
+        nearer, also = climb.approach(flat, f"far/{k}")
+        apart, alive = torch.minimum(apart, nearer), alive | also
+    if climb.threat.norm == "l1":
+        return
+    for k in range(4):
+        climb.run(flat & ~alive, "hopskipjump", f"decisions/{k}", queries=2500, stop_at_epsilon=True)
