@@ -17,7 +17,7 @@ from robustscope.models.classifier import Classifier
 FIRST, LONGEST, SHORTEST = 0.2, 0.3, 1e-3
 """Share of the distance that a step cuts off: the first one, the most, and where the walk ends."""
 
-ALONG = 4.0
+ALONG = 16.0
 """Length of the move along the gradient, in units of what is cut off."""
 
 
@@ -65,9 +65,7 @@ def approach(model: Classifier, x: Tensor, y: Tensor, threat: ThreatModel, far: 
     share, slopes, point = inner.new_full((len(x),), FIRST), torch.zeros_like(x), far
     for _ in range(steps):
         labels = y[rows]
-        _, gradient, logits = model.gradient(
-            lambda z, part, labels=labels: margin_loss(z, labels[part]), point
-        )
+        _, gradient, logits = model.gradient(lambda z, part, labels=labels: margin_loss(z, labels[part]), point)
         forward[rows] += 1
         away = balls.distance(threat.norm, x[rows], point)
         better = is_adversarial(logits, labels) & (away < length[rows])
@@ -86,6 +84,4 @@ def approach(model: Classifier, x: Tensor, y: Tensor, threat: ThreatModel, far: 
         point = balls.project_within(threat.norm, threat.bounds, radius, x[rows], moved)
     x_adv = torch.where(columns(length <= inner, x), nearest, balls.project(threat, x, nearest))
     logits = model.logits(x_adv)
-    return Approach(
-        x_adv, is_adversarial(logits, y), length, alive, margin(logits, y), forward + 1, forward
-    )
+    return Approach(x_adv, is_adversarial(logits, y), length, alive, margin(logits, y), forward + 1, forward)

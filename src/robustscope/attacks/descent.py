@@ -18,7 +18,7 @@ MOMENTUM = 0.25
 """Weight of the last move against the new step."""
 
 FINAL_STEP = 0.02
-"""Size of the last step as a share of epsilon; the first is larger by epsilon, and they shrink evenly."""
+"""Size of the last step as a share of epsilon; the first is larger, and they shrink evenly."""
 
 
 @dataclass(frozen=True)
@@ -56,6 +56,7 @@ def descend(
     start: Tensor,
     steps: int,
     estimate: Estimate | None = None,
+    longest: float = 1.0,
 ) -> Descent:
     """Ascend Z_t - Z_y with momentum and evenly shrinking steps; a sample leaves at its first adversarial iterate.
 
@@ -71,6 +72,7 @@ def descend(
         start: (B, *S), first iterates, inside the threat set.
         steps: number of steps; one more forward pass judges the last iterate.
         estimate: what to take in place of the model's own gradient; None takes that.
+        longest: size of the first step as a share of epsilon.
     """
     rows = torch.arange(len(x), device=x.device)
     x_adv, solved = start.clone(), torch.zeros(len(x), dtype=torch.bool, device=x.device)
@@ -105,7 +107,7 @@ def descend(
             break
         keep = (~reached).nonzero()[:, 0]
         rows, point, previous, gradient = rows[keep], point[keep], previous[keep], gradient[keep]
-        share = 1 - step / steps + FINAL_STEP
+        share = longest * (1 - step / steps) + FINAL_STEP
         moved = _move(threat.select(rows), x[rows], point, previous, gradient, share)
         point, previous = moved, point
     return Descent(x_adv, solved, lowest, earlier - lowest, forward, backward)

@@ -15,6 +15,9 @@ from robustscope.models.classifier import Classifier
 FADING = 0.75
 """Weight of the earlier estimates of a descent against the next one."""
 
+RIDGE = 0.3
+"""Share of the mean square distance that is added where slopes are fitted, against scores that move in steps."""
+
 
 def differences(
     model: Classifier, threat: ThreatModel, x: Tensor, draws: Draws, purpose: str, pairs: int, share: float
@@ -69,9 +72,7 @@ def agreement(
         share: how far from ``x`` they are, see :func:`differences`.
     """
     parts = torch.arange(len(x), device=x.device).split(per_group(2 * pairs, x[0].numel())) if len(x) else ()
-    found = [
-        _agreement(model, threat.select(p), x[p], y[p], targets[p], draws.select(p), pairs, share) for p in parts
-    ]
+    found = [_agreement(model, threat.select(p), x[p], y[p], targets[p], draws.select(p), pairs, share) for p in parts]
     return torch.cat(found) if found else x.new_empty(0)
 
 
@@ -87,9 +88,7 @@ def _agreement(
 ) -> Tensor:
     apart, change = differences(model, threat, x, draws, "agreement", pairs, share)
     true = _gaps(change, y, targets)
-    _, gradients, _ = model.jacobian(
-        lambda z, rows: z.gather(1, y[rows, None]) - z.gather(1, targets[rows]), x
-    )
+    _, gradients, _ = model.jacobian(lambda z, rows: z.gather(1, y[rows, None]) - z.gather(1, targets[rows]), x)
     predicted = apart @ (gradients.flatten(2) / _largest(gradients)[:, None]).transpose(1, 2)
     true, predicted = (values / _largest(values)[:, None] for values in (true, predicted))
     length = (true.square().sum((1, 2)) * predicted.square().sum((1, 2))).sqrt()
@@ -101,6 +100,41 @@ def _gaps(logits: Tensor, y: Tensor, targets: Tensor) -> Tensor:
     pairs = logits.shape[1]
     own = logits.gather(2, y[:, None, None].expand(-1, pairs, 1))
     return own - logits.gather(2, targets[:, None].expand(-1, pairs, -1))
+
+
+def slopes(apart: Tensor, gains: Tensor) -> Tensor:
+    """Return the shortest slopes that explain the gains (b, P, T) over the distances (b, P, d): (b, T, d).
+
+    Gains are brought to a size of one before they are fitted, with a ridge, so that neither their scale nor steps in
+    the scores harm the fit.
+    """
+    scale = _largest(gains)[:, None]
+    products = apart @ apart.transpose(1, 2)
+    ridge = RIDGE * products.diagonal(dim1=1, dim2=2).mean(1)
+    ridge = torch.where(ridge > 0, ridge, torch.ones_like(ridge))[:, None, None]
+    weights = torch.linalg.solve(products + ridge * torch.eye(apart.shape[1]).to(products), gains / scale)
+    return weights.transpose(1, 2) @ apart * scale
+
+
+def order_of(
+    model: Classifier, threat: ThreatModel, x: Tensor, y: Tensor, others: Tensor, draws: Draws, pairs: int, share: float
+) -> Tensor:
+    """Return the classes ``others`` (B, T), the nearest first as estimated slopes have it: int64 (B, T).
+
+    Costs 2 ``pairs`` + 1 rows forward; see :func:`differences` for ``pairs`` and ``share``.
+    """
+    parts = torch.arange(len(x), device=x.device).split(per_group(2 * pairs, x[0].numel()))
+    found = []
+    for p in parts:
+        near, centre = threat.select(p), x[p]
+        apart, change = differences(model, near, centre, draws.select(p), "order", pairs, share)
+        falls = [
+            ((centre - balls.furthest(near, centre, -slope)) * slope).flatten(1).sum(1)
+            for slope in slopes(apart, _gaps(change, y[p], others[p])).view(len(p), -1, *x.shape[1:]).unbind(1)
+        ]
+        gap = _gaps(model.logits(centre)[:, None], y[p], others[p])[:, 0]
+        found.append(others[p].gather(1, (gap - torch.stack(falls, 1)).argsort(dim=1, stable=True)))
+    return torch.cat(found)
 
 
 def _largest(values: Tensor) -> Tensor:
@@ -147,10 +181,7 @@ class Estimate:
             own = rows[part]
             draws, within = self.draws.select(own), threat.select(own)
             apart, change = differences(model, within, point[part], draws, step, self.pairs, self.share)
-            gain = -_gaps(change, y[own], targets[own, None])[:, :, 0]
-            gain = gain / _largest(gain)
-            weight = apart.square().sum(1)
-            slope = (gain[:, None] @ apart)[:, 0] / torch.where(weight > 0, weight, torch.ones_like(weight))
-            now = balls.steepest("l2", slope.view_as(point[part]))
+            gain = -_gaps(change, y[own], targets[own, None])
+            now = balls.steepest("l2", slopes(apart, gain)[:, 0].view_as(point[part]))
             self.fading[own] = FADING * self.fading[own] + (1 - FADING) * now
         return logits, self.fading[rows]

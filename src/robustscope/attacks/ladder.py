@@ -12,7 +12,7 @@ from torch import Tensor
 from robustscope.attacks.approach import approach
 from robustscope.attacks.cards import ATTACKS, register
 from robustscope.attacks.descent import descend
-from robustscope.attacks.estimates import Estimate, agreement
+from robustscope.attacks.estimates import Estimate, agreement, order_of
 from robustscope.attacks.prospects import MOST_TARGETS, look
 from robustscope.core.draws import Draws
 from robustscope.core.types import AttackResult, Norm, ThreatModel
@@ -29,7 +29,7 @@ BIBTEX = """@inproceedings{croce2020reliable,
 PAIRS, AGREEMENT = 16, 0.9
 """Pairs of points by which a gradient is judged, and the correlation below which it does not say how scores change."""
 
-ESTIMATE_PAIRS, ESTIMATE_SHARE = 40, 0.5
+ESTIMATE_PAIRS, ESTIMATE_SHARE = 64, 0.5
 """Pairs of points of an estimated gradient, and how far apart they are."""
 
 NEAREST: dict[Norm, str] = {"linf": "fmn", "l2": "ddn", "l1": "fmn"}
@@ -94,24 +94,61 @@ class _Climb:
         if len(rows):
             targets = self.known.order[rows, :3]
             draws = self.draws.select(rows).within("agreement")
-            value = agreement(
-                self.model, self.threat.select(rows), self.x[rows], self.y[rows], targets, draws, PAIRS
-            )
+            value = agreement(self.model, self.threat.select(rows), self.x[rows], self.y[rows], targets, draws, PAIRS)
             lying[rows] = value < AGREEMENT
             self.known.forward[rows] += 2 * PAIRS + 1
             self.known.backward[rows] += targets.shape[1]
         return lying
 
-    def estimate(self, which: Tensor, ranks: Sequence[int], steps: int) -> None:
-        """Descend as :meth:`descend`, from ``x``, along gradients that are estimated from scores."""
+    def estimate(self, which: Tensor, ranks: Sequence[int], steps: int, start: str = "") -> None:
+        """Descend as :meth:`descend`, along gradients that are estimated from scores, towards classes put in order anew.
+
+        Args:
+            which: bool (B,), samples to attack.
+            ranks: places in the order of the nearest classes, as estimates have it.
+            steps: steps of each descent.
+            start: purpose of the random starts; empty for ``x``.
+        """
+        rows = (which & ~self.known.broken).nonzero()[:, 0]
+        if len(rows) and not start:
+            x, draws, order = self.x[rows], self.draws.select(rows).within("estimate"), self.known.order[rows]
+            facts = (draws, ESTIMATE_PAIRS, ESTIMATE_SHARE)
+            self.known.order[rows] = order_of(self.model, self.threat.select(rows), x, self.y[rows], order, *facts)
+            self.known.forward[rows] += 2 * ESTIMATE_PAIRS + 1
         for rank in ranks:
             rows = (which & ~self.known.broken).nonzero()[:, 0]
             if rank >= self.known.order.shape[1] or not len(rows):
                 break
             x, threat = self.x[rows], self.threat.select(rows)
-            how = Estimate(x, self.draws.select(rows).within(f"estimate/{rank}"), ESTIMATE_PAIRS, ESTIMATE_SHARE)
+            draws = self.draws.select(rows).within(f"estimate/{start}{rank}")
+            begin = balls.sample(threat, x, draws, "start") if start else x
+            how = Estimate(x, draws, ESTIMATE_PAIRS, ESTIMATE_SHARE)
             goals = self.known.order[rows, rank]
-            self.known.add(rows, descend(self.model, x, self.y[rows], goals, threat, x, steps, how))
+            self.known.add(rows, descend(self.model, x, self.y[rows], goals, threat, begin, steps, how))
+
+    def follow(self, which: Tensor, steps: int, estimate: str = "") -> None:
+        """Descend by small steps from the best point of each sample, towards the three classes that are near there.
+
+        Args:
+            which: bool (B,), samples to attack.
+            steps: steps of each descent.
+            estimate: purpose of the random numbers of estimated gradients; empty for the model's own.
+        """
+        rows = (which & ~self.known.broken).nonzero()[:, 0]
+        if not len(rows):
+            return
+        logits = self.model.logits(self.known.x_adv[rows])
+        self.known.forward[rows] += 1
+        classes = logits.scatter(1, self.y[rows, None], -torch.inf).argsort(dim=1, descending=True, stable=True)
+        for rank in range(min(3, classes.shape[1] - 1)):
+            left = (~self.known.broken[rows]).nonzero()[:, 0]
+            if not len(left):
+                break
+            now, begin = rows[left], self.known.x_adv[rows[left]]
+            x, y, goals, threat = self.x[now], self.y[now], classes[left, rank], self.threat.select(now)
+            draws = self.draws.select(now).within(f"estimate/{estimate}/{rank}")
+            how = Estimate(x, draws, ESTIMATE_PAIRS, ESTIMATE_SHARE / 4) if estimate else None
+            self.known.add(now, descend(self.model, x, y, goals, threat, begin, steps, how, longest=0.1))
 
     def approach(self, which: Tensor, scope: str) -> tuple[Tensor, Tensor]:
         """Come from a far example towards the samples ``which`` (bool).
@@ -149,7 +186,7 @@ class _Climb:
         "as the linear optimum, so that the seed changes nothing"
         for norm in ("linf", "l1")
     },
-    cost=lambda p: (9_300, 3_800) if p["search"] else (2_500, 2_450),
+    cost=lambda p: (52_000, 3_900) if p["search"] else (2_500, 2_450),
 )
 def ladder(
     model: Classifier,
@@ -169,7 +206,9 @@ def ladder(
     figures: what the radius lacks (the margin left over the margin fallen), whether the fall is the expected one, and
     whether the margin still moved at the end. Samples that are near go on to more classes, random starts and Auto-PGD.
     Samples that behave oddly are also searched by scores alone, briefly; where that comes close to what the gradients
-    reached, gradients are no guide, and minimum-norm attacks, Square and FAB follow in full.
+    reached, gradients are no guide, and minimum-norm attacks, Square and FAB follow in full. Where the gradient does not
+    say how scores change nearby, the descents are repeated with slopes estimated from scores. Where neither gradients
+    nor scores change, the search comes from the other side of the boundary, and at last asks for decisions alone.
 
     Args:
         model: classifier under attack.
@@ -222,12 +261,15 @@ def _search(climb: _Climb, every: Tensor) -> None:
     flat = asked & (torch.maximum(fall, by_scores) < 0.01 * known.clean)
     asked &= every | (by_scores > 0.3 * fall)
     lying = climb.disagree(asked & ~flat)
-    climb.estimate(lying, (0, 1, 2), 40)
+    climb.estimate(lying, (0, 1, 2), 30)
+    climb.estimate(lying & known.near(0.5), (0, 1, 2), 30, "press/")
+    climb.estimate(lying & known.near(0.2), (0, 1, 2), 30, "more/")
     by_scores = climb.run(asked, "square", queries=300)
     misled = every | (asked & ((by_scores > 0.9 * fall) | (odd & (by_scores > 0.6 * fall))))
     climb.run(misled, NEAREST[climb.threat.norm], steps=60, stop_at_epsilon=True)
     climb.run(misled, "square")
     climb.run(misled, "fab_targeted", stop_at_epsilon=True)
+    climb.follow(lying & known.near(0.2), 20, "gently")
     _surround(climb, flat, every)
 
 
@@ -238,12 +280,12 @@ def _surround(climb: _Climb, flat: Tensor, every: Tensor) -> None:
     show from there is how far away it is. Only where gradients are zero there too are the many decisions asked for that
     it takes without them.
     """
-    apart, alive = climb.approach(flat, "far/0")
-    for k in (1, 2):
-        flat &= every | (apart < 2.0)
-        nearer, also = climb.approach(flat, f"far/{k}")
-        apart, alive = torch.minimum(apart, nearer), alive | also
-    if climb.threat.norm == "l1":
-        return
-    for k in range(4):
-        climb.run(flat & ~alive, "hopskipjump", f"decisions/{k}", queries=2500, stop_at_epsilon=True)
+    silent, nearest = flat.clone(), torch.full_like(climb.known.clean, torch.inf)
+    for k in range(8):
+        apart, alive = climb.approach(flat, f"far/{k}")
+        nearest, silent = torch.minimum(nearest, apart), silent & ~alive
+        flat &= every | (nearest < (3.0 if k < 3 else 1.5))
+    climb.follow(flat & (nearest < 1.3), 30)
+    if climb.threat.norm != "l1":
+        for k in range(4):
+            climb.run(silent, "hopskipjump", f"decisions/{k}", queries=2500, stop_at_epsilon=True)

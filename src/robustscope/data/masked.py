@@ -159,7 +159,9 @@ class _Noisy(nn.Module):
 def _activated(network: nn.Module, function: Scores) -> nn.Module:
     """Return a copy of the network with ``function`` in place of each of its rectifiers."""
     made = copy.deepcopy(network)
-    found = [(parent, key) for parent in made.modules() for key, each in parent.named_children() if type(each) is nn.ReLU]
+    found = [
+        (parent, key) for parent in made.modules() for key, each in parent.named_children() if type(each) is nn.ReLU
+    ]
     if not found:
         raise InvalidValue(
             "a network without torch.nn.ReLU modules was given",
