@@ -6,7 +6,6 @@ import torch
 from torch import Tensor
 
 from robustscope.attacks.finite_differences import per_group
-from robustscope.attacks.search import columns
 from robustscope.core.draws import Draws
 from robustscope.core.types import ThreatModel
 from robustscope.geometry import balls

@@ -29,6 +29,9 @@ BIBTEX = """@inproceedings{croce2020reliable,
 PAIRS, AGREEMENT = 16, 0.9
 """Pairs of points by which a gradient is judged, and the correlation below which it does not say how scores change."""
 
+STARTS = 16
+"""Far examples from which a sample is approached, at most."""
+
 ESTIMATE_PAIRS, ESTIMATE_SHARE = 64, 0.5
 """Pairs of points of an estimated gradient, and how far apart they are."""
 
@@ -147,7 +150,7 @@ class _Climb:
             now, begin = rows[left], self.known.x_adv[rows[left]]
             x, y, goals, threat = self.x[now], self.y[now], classes[left, rank], self.threat.select(now)
             draws = self.draws.select(now).within(f"estimate/{estimate}/{rank}")
-            how = Estimate(x, draws, ESTIMATE_PAIRS, ESTIMATE_SHARE / 4) if estimate else None
+            how = Estimate(x, draws, ESTIMATE_PAIRS, ESTIMATE_SHARE / 2) if estimate else None
             self.known.add(now, descend(self.model, x, y, goals, threat, begin, steps, how, longest=0.1))
 
     def approach(self, which: Tensor, scope: str) -> tuple[Tensor, Tensor]:
@@ -186,7 +189,7 @@ class _Climb:
         "as the linear optimum, so that the seed changes nothing"
         for norm in ("linf", "l1")
     },
-    cost=lambda p: (52_000, 3_900) if p["search"] else (2_500, 2_450),
+    cost=lambda p: (52_100, 4_900) if p["search"] else (2_500, 2_450),
 )
 def ladder(
     model: Classifier,
@@ -260,7 +263,7 @@ def _search(climb: _Climb, every: Tensor) -> None:
     by_scores = climb.run(asked, "square", queries=50)
     flat = asked & (torch.maximum(fall, by_scores) < 0.01 * known.clean)
     asked &= every | (by_scores > 0.3 * fall)
-    lying = climb.disagree(asked & ~flat)
+    lying = climb.disagree((asked | (odd & known.near(0.5))) & ~flat)
     climb.estimate(lying, (0, 1, 2), 30)
     climb.estimate(lying & known.near(0.5), (0, 1, 2), 30, "press/")
     climb.estimate(lying & known.near(0.2), (0, 1, 2), 30, "more/")
@@ -281,11 +284,11 @@ def _surround(climb: _Climb, flat: Tensor, every: Tensor) -> None:
     it takes without them.
     """
     silent, nearest = flat.clone(), torch.full_like(climb.known.clean, torch.inf)
-    for k in range(8):
+    for k in range(STARTS):
         apart, alive = climb.approach(flat, f"far/{k}")
         nearest, silent = torch.minimum(nearest, apart), silent & ~alive
-        flat &= every | (nearest < (3.0 if k < 3 else 1.5))
-    climb.follow(flat & (nearest < 1.3), 30)
+        flat &= every | (nearest < (3.0 if k < 4 else 1.5))
+    climb.follow(flat & (nearest < 1.3), 60)
     if climb.threat.norm != "l1":
         for k in range(4):
             climb.run(silent, "hopskipjump", f"decisions/{k}", queries=2500, stop_at_epsilon=True)

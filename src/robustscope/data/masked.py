@@ -199,7 +199,7 @@ def _plateau(z: Tensor) -> Tensor:
 
 
 def _rounded(z: Tensor) -> Tensor:
-    return -((z.amax(1, keepdim=True) - z) / 2).ceil() * 2
+    return -(z.amax(1, keepdim=True) - z).ceil()
 
 
 def _labels(z: Tensor) -> Tensor:
@@ -284,7 +284,7 @@ MASKED: dict[str, Mask] = {
     "temperature_1e30": _tempered(1e30),
     "temperature_1e-30": _tempered(1e-30),
     "plateau": _scored(_plateau, "gaps to the largest logit cut at 0.5: dead units wherever the network is surer"),
-    "rounded_logits": _scored(_rounded, "gaps to the largest logit rounded up to multiples of 2"),
+    "rounded_logits": _scored(_rounded, "gaps to the largest logit rounded up to whole numbers"),
     "labels": _scored(_labels, "the predicted class and nothing else"),
     "zero_gradient": _sloped(lambda network, x: 0 * network(x), "a backward pass that returns zero"),
     "reversed_gradient": _sloped(lambda network, x: -network(x), "a backward pass of the wrong sign"),
