@@ -156,7 +156,7 @@ def test_estimated_gradients_of_a_linear_model_are_its_gradients(norm):
     targets, rows = (p.y + 1) % 5, torch.arange(6)
     how = Estimate(p.x, Draws(0, tuple(range(6))), 400, 0.5)
     logits, slope = how.at(model, threat, rows, p.x, p.y, targets, "0")
-    weight = p.module[1].weight.detach()
+    weight = next(p.module.parameters()).detach()
     due = weight[targets] - weight[p.y]
     torch.testing.assert_close(logits, model.logits(p.x))
     cosine = torch.cosine_similarity(slope.flatten(1), due, dim=1)
