@@ -259,11 +259,13 @@ def _search(climb: _Climb, every: Tensor) -> None:
     known = climb.known
     fall, odd = known.fall, known.odd(0.1)
     still = ~known.broken & (fall < 0.01 * known.clean)
-    asked = every | (known.near(4.0) & (odd | known.near(1.0))) | (odd & still) | known.astray(0.5)
+    near = every | (known.near(4.0) & (odd | known.near(1.0))) | (odd & still)
+    asked = near | known.astray(0.5)
     by_scores = climb.run(asked, "square", queries=50)
     flat = asked & (torch.maximum(fall, by_scores) < 0.01 * known.clean)
     asked &= every | (by_scores > 0.3 * fall)
     lying = climb.disagree((asked | (odd & known.near(0.5))) & ~flat)
+    asked &= near | lying
     climb.estimate(lying, (0, 1, 2), 30)
     climb.estimate(lying & known.near(0.5), (0, 1, 2), 30, "press/")
     climb.estimate(lying & known.near(0.2), (0, 1, 2), 30, "more/")
