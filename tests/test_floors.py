@@ -46,6 +46,7 @@ HELPERS = {
         "search",
         "square_windows",
         "suites",
+        "twins",
         "universal_craft",
         "verify",
     },
