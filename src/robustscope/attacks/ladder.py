@@ -178,7 +178,7 @@ class _Climb:
 
 @register(
     "ladder",
-    version=1,
+    version=2,
     source="this project, docs/decisions/0006; several targets: Gowal et al., 2019, arXiv:1910.09338",
     bibtex=BIBTEX,
     norms=("linf", "l2", "l1"),
@@ -264,13 +264,15 @@ def _search(climb: _Climb, every: Tensor) -> None:
     by_scores = climb.run(asked, "square", queries=50)
     flat = asked & (torch.maximum(fall, by_scores) < 0.01 * known.clean)
     asked &= every | (by_scores > 0.3 * fall)
-    lying = climb.disagree((asked | (odd & known.near(0.5))) & ~flat)
+    lying = climb.disagree(odd & (asked | known.near(0.5)) & ~flat)
     asked &= near | lying
+    by_scores = climb.run(asked, "square", queries=300)
+    lying |= climb.disagree(asked & ~odd & ~flat & (by_scores > 0.9 * fall))
     climb.estimate(lying, (0, 1, 2), 30)
     climb.estimate(lying & known.near(0.5), (0, 1, 2), 30, "press/")
     climb.estimate(lying & known.near(0.2), (0, 1, 2), 30, "more/")
-    by_scores = climb.run(asked, "square", queries=300)
-    misled = every | (asked & ((by_scores > 0.9 * fall) | (odd & (by_scores > 0.6 * fall))))
+    # No score takes a linear model further than its gradient does: samples that behave as one must be surpassed.
+    misled = every | (asked & (by_scores > torch.where(odd | lying, 0.6, 1.0) * fall))
     climb.run(misled, NEAREST[climb.threat.norm], steps=60, stop_at_epsilon=True)
     climb.run(misled, "square")
     climb.run(misled, "fab_targeted", stop_at_epsilon=True)
