@@ -1,11 +1,14 @@
-"""Masked networks: they decide as they say, hide what they say, and leave the given network alone."""
+"""Masked networks decide as they say, hide what they say, and do not fool the ladder."""
 
 import pytest
 import torch
 from torch import nn
 
 import robustscope
+from robustscope.attacks.compose import attack
+from robustscope.core.draws import Draws
 from robustscope.core.errors import InvalidValue, UnknownName
+from robustscope.core.types import ThreatModel
 from robustscope.data.masked import MASKED, masked, unmasked
 from robustscope.models.classifier import Classifier
 
@@ -63,3 +66,42 @@ def test_what_cannot_be_masked_is_refused():
         masked("platau", network())
     with pytest.raises(InvalidValue, match="ReLU"):
         masked("activation_steps", nn.Sequential(nn.Flatten(), nn.Linear(4, 3)))
+
+
+# The ladder against them. The first of the samples that the best attack known breaks and PGD does not.
+
+
+LINF = ThreatModel("linf", 0.1)
+FEW = 5
+HIDING = (
+    *("probabilities", "log_probabilities", "tanh", "plateau", "rounded_logits", "zero_gradient", "reversed_gradient"),
+    *("decoy_gradient", "input_stairs", "input_compression", "activation_steps", "temperature_1e-30"),
+)
+
+
+def door(module):
+    return Classifier(module, allow_probabilities=True, batch_size=1000)
+
+
+def known_and_missed(name):
+    """Return the masked model, a few samples that PGD leaves and the attack on the network beside breaks, and labels."""
+    module, data = network(), robustscope.load_data("digits")
+    x, y = data.read(range(60)), torch.as_tensor(data.labels[:60])
+    model = door(masked(name, module))
+    known = attack("apgd_targeted", door(unmasked(name, module)), x, y, LINF, loss="margin").result.x_adv
+    naive = attack("pgd", model, x, y, LINF).verdict.success
+    rows = ((model.logits(x).argmax(1) == y) & (model.logits(known).argmax(1) != y) & ~naive).nonzero()[:FEW, 0]
+    assert len(rows) == FEW, "a mask that PGD sees through tests nothing"
+    return model, x[rows], y[rows], Draws(0, tuple(rows.tolist()))
+
+
+@pytest.mark.parametrize("name", HIDING)
+def test_the_ladder_breaks_what_is_known_to_break(name):
+    model, x, y, draws = known_and_missed(name)
+    outcome = attack("ladder", model, x, y, LINF, draws=draws)
+    assert outcome.verdict.success.all(), f"{int((~outcome.verdict.success).sum())} of {FEW} are left"
+
+
+def test_without_its_search_the_ladder_is_fooled():
+    model, x, y, draws = known_and_missed("zero_gradient")
+    assert not attack("ladder", model, x, y, LINF, draws=draws, search=False).verdict.success.any()
