@@ -72,11 +72,9 @@ def test_what_cannot_be_masked_is_refused():
 
 
 LINF = ThreatModel("linf", 0.1)
-FEW = 5
-HIDING = (
-    *("probabilities", "log_probabilities", "tanh", "plateau", "rounded_logits", "zero_gradient", "reversed_gradient"),
-    *("decoy_gradient", "input_stairs", "input_compression", "activation_steps", "temperature_1e-30"),
-)
+FEW = 3
+HIDING = ("tanh", "reversed_gradient", "input_stairs", "activation_steps", "temperature_1e-30")
+"""One mask of each kind that costs seconds; benchmarks/masked.py measures all of them."""
 
 
 def door(module):
@@ -86,7 +84,7 @@ def door(module):
 def known_and_missed(name):
     """Return the masked model, a few samples that PGD leaves and the attack on the network beside breaks, and labels."""
     module, data = network(), robustscope.load_data("digits")
-    x, y = data.read(range(60)), torch.as_tensor(data.labels[:60])
+    x, y = data.read(range(40)), torch.as_tensor(data.labels[:40])
     model = door(masked(name, module))
     known = attack("apgd_targeted", door(unmasked(name, module)), x, y, LINF, loss="margin").result.x_adv
     naive = attack("pgd", model, x, y, LINF).verdict.success
@@ -103,5 +101,5 @@ def test_the_ladder_breaks_what_is_known_to_break(name):
 
 
 def test_without_its_search_the_ladder_is_fooled():
-    model, x, y, draws = known_and_missed("zero_gradient")
+    model, x, y, draws = known_and_missed("reversed_gradient")
     assert not attack("ladder", model, x, y, LINF, draws=draws, search=False).verdict.success.any()
