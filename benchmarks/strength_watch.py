@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -67,7 +67,7 @@ class Watched(nn.Module):
         self.eval()
 
     @contextmanager
-    def only(self, samples: Tensor) -> Iterator[None]:
+    def only(self, samples: Tensor) -> Generator[None]:
         """Expect queries of these samples (indices, rising) alone."""
         before, self.active = self.active, samples
         try:
