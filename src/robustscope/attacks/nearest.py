@@ -14,7 +14,7 @@ from robustscope.attacks.pgd import check_positive
 from robustscope.attacks.search import Search
 from robustscope.core.draws import Draws
 from robustscope.core.errors import InvalidValue
-from robustscope.core.types import AttackResult, ThreatModel
+from robustscope.core.types import AttackResult, Norm, ThreatModel
 from robustscope.geometry import balls
 from robustscope.models.classifier import Classifier
 
@@ -25,11 +25,13 @@ BIBTEX = """@inproceedings{pintor2021fast,
   year = {2021}
 }"""
 
-FIRST = 0.4
-"""Share of the steps that FMN spends in linf, l2 and l1 before FAB turns to the single classes."""
-
-FIRST_L0 = 0.3
-"""Share of the steps in l0 of sigma-zero, and of FMN, before FMN turns to the single classes."""
+PLAN: dict[Norm, tuple[tuple[str, float, int], ...]] = {
+    "linf": (("fmn", 0.4, 0), ("fab_targeted", 0.6, 9)),
+    "l2": (("fmn", 0.4, 0), ("fab_targeted", 0.6, 9)),
+    "l1": (("pdpgd", 0.3, 0), ("fmn", 0.3, 3), ("fab_targeted", 0.4, 4)),
+    "l0": (("sigma_zero", 0.3, 0), ("fmn", 0.3, 0), ("fmn", 0.4, 9)),
+}
+"""(attack, share of the steps, most classes that it is sent towards; 0 for an untargeted run)."""
 
 FAB_ROWS = 1.5
 """Rows of a step of FAB towards one class, two forward and one backward, over those of a step of FMN."""
@@ -38,7 +40,7 @@ FAB_ROWS = 1.5
 @register(
     "nearest",
     version=1,
-    source="this project; its parts: arXiv:2102.12827 (FMN), arXiv:2003.01690 (FAB-T), arXiv:2402.01879 (sigma-zero)",
+    source="this project; its parts: arXiv:2102.12827, arXiv:2003.01690, arXiv:2106.01538, arXiv:2402.01879",
     bibtex=BIBTEX,
     aim="minimum-norm",
     norms=("linf", "l2", "l1", "l0"),
@@ -59,9 +61,10 @@ def nearest(
     """Run minimum-norm attacks one after the other: first away from the true class, then towards each other class.
 
     An untargeted attack follows the gradient of one margin and stays where that leads: on networks whose gradients
-    vanish or turn, another class is often much nearer, or the only one that is found at all. linf, l2, l1: FMN has 40 %
-    of the steps, FAB towards single classes the rest. l0: sigma-zero and FMN have 30 % each, FMN towards single
-    classes the rest. The classes are those of the largest logits at ``x``, with equal shares.
+    vanish or turn, another class is often much nearer, or the only one that is found at all. linf, l2: FMN has 40 % of
+    the steps, FAB towards each of 9 classes the rest. l1: PDPGD has 30 %, FMN towards 3 classes 30 %, FAB towards 4 the
+    rest. l0: sigma-zero and FMN have 30 % each, FMN towards 9 classes the rest. The classes are those of the largest
+    logits at ``x``, with equal shares.
 
     Args:
         model: classifier under attack.
@@ -71,7 +74,7 @@ def nearest(
         draws: passed on; the attacks used here draw nothing.
         targets: unused; the attack chooses its own, and is untargeted as a whole.
         steps: steps in all, each one row forward and one backward, >= 1; every part makes one step at least.
-        num_targets: number of other classes, >= 1; all of them where there are fewer.
+        num_targets: most other classes that any part is sent towards, >= 1; all of them where there are fewer.
 
     Returns:
         The nearest adversarial point met for each sample, projected on the threat set where it lies outside; ``x``
@@ -81,7 +84,8 @@ def nearest(
         InvalidValue: for hyper-parameters out of range.
 
     Source: this project, after Pintor et al. 2021, arXiv:2102.12827 (FMN); Croce & Hein 2020, arXiv:2003.01690, Sec. 5
-        (FAB-T); Cinà et al. 2025, arXiv:2402.01879 (sigma-zero). The measurements are in benchmarks/strength.md.
+        (FAB-T); Matyasko & Chau 2021, arXiv:2106.01538 (PDPGD); Cinà et al. 2025, arXiv:2402.01879 (sigma-zero). What
+        the shares were chosen by stands in benchmarks/strength.md.
     """
     check_positive(steps=steps)
     if num_targets < 1:
@@ -93,17 +97,13 @@ def nearest(
     rows = search.rows()
     others = search.rivals(logits, torch.arange(len(x), device=x.device), num_targets)
     pool = _Pool(search, rows, draws)
-    count = others.shape[1]
-    if threat.norm == "l0":
-        share = max(1, int(FIRST_L0 * steps))
-        pool.run("sigma_zero", steps=share)
-        pool.run("fmn", steps=share)
-        for goals in others.unbind(1):
-            pool.run("fmn", goals, steps=max(1, (steps - 2 * share) // count))
-    else:
-        share = max(1, int(FIRST * steps))
-        pool.run("fmn", steps=share)
-        pool.run("fab_targeted", steps=max(1, int((steps - share) / (FAB_ROWS * count))), num_targets=count)
+    for name, share, classes in PLAN[threat.norm]:
+        classes = min(classes, others.shape[1])
+        if name == "fab_targeted":
+            pool.run(name, steps=max(1, int(share * steps / (FAB_ROWS * classes))), num_targets=classes)
+            continue
+        for goals in others[:, :classes].unbind(1) if classes else (None,):
+            pool.run(name, goals, steps=max(1, int(share * steps / max(classes, 1))))
     return search.result()
 
 
