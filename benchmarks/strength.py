@@ -3,11 +3,11 @@
     python benchmarks/strength.py run OUT --peer PEER/bin/python --model NAME --n 30 --norm l2
     python benchmarks/strength.py table OUT
 
-All tools attack the same correctly classified images through the same network (``strength_watch.py``), which keeps for each
-sample the distance of the nearest adversarial point met at any query within a budget of 2,000 rows, forward and
+All tools attack the same correctly classified images through the same network (``strength_watch.py``), which keeps for
+each sample the distance of the nearest adversarial point met at any query within a budget of 2,000 rows, forward and
 backward together. What is finished is not repeated: the results of each model, norm, tool and attack are one file.
 
-Local optimality of an attack on a model: with e0 the largest of the distances of the sample-wise best over all attacks of all
+Local optimality of an attack on a model: with e0 the largest distance of the sample-wise best over all attacks of all
 tools, robust accuracy against radius is integrated up to e0; the area that the attack takes away from 1 * e0, over that
 which the sample-wise best takes away. Global optimality: the mean over models. Source: Cinà et al. 2025 (AttackBench),
 arXiv:2404.19460, Sec. 3.
@@ -145,7 +145,7 @@ def run(asked: argparse.Namespace) -> None:
 
 
 def optimality(distances: dict[Any, np.ndarray]) -> dict[Any, float]:
-    """Return the local optimality of each attack, given its distance of each sample: (n,), inf where it never succeeded.
+    """Return the local optimality of each attack, given its distances: (n,), inf where it never succeeded.
 
     Robust accuracy against radius is a staircase, so that its integral up to e0 is the mean of min(distance, e0).
 
@@ -159,39 +159,53 @@ def optimality(distances: dict[Any, np.ndarray]) -> dict[Any, float]:
     return {key: float(np.maximum(first - d, 0).sum() / most) for key, d in distances.items()}
 
 
+Seen = dict[str, dict[tuple[str, str], dict[str, Any]]]
+"""model -> (tool, attack) -> what :func:`strength_watch.measure` returned."""
+
+
 def table(asked: argparse.Namespace) -> None:
-    """Print the optimality of each attack on each model, and of the best attack of each tool."""
-    seen: dict[str, dict[str, dict[tuple[str, str], Any]]] = {}
+    """Print a table for each norm, and one of the best attack of each tool."""
+    seen: dict[str, Seen] = {}
     for path in sorted(asked.out.glob("*.npz")):
         model, norm, tool, label, _ = path.name.split(".")
-        if model in asked.model or not asked.model:
+        if norm in asked.norm and (model in asked.model or not asked.model):
             seen.setdefault(norm, {}).setdefault(model, {})[tool, label] = dict(np.load(path))
+    best = []
     for norm, models in seen.items():
         local = {m: optimality({k: r["distance"] for k, r in runs.items()}) for m, runs in models.items()}
-        union = {
-            m: optimality({t: np.minimum.reduce([r["distance"] for (u, _), r in runs.items() if u == t])
-                           for t in dict.fromkeys(u for u, _ in runs)})
-            for m, runs in models.items()
-        }  # fmt: skip
-        keys = list(dict.fromkeys(key for runs in models.values() for key in runs))
-        mean = {key: float(np.mean([local[m].get(key, 0.0) for m in models])) for key in keys}
-        print(f"\n### {norm}\n\n| tool | attack | {' | '.join(models)} | mean | rows | success | remarks |")
-        print("|---|---|" + "---|" * len(models) + "---|---|---|---|")
-        for key in sorted(keys, key=lambda key: -mean[key]):
-            runs = [models[m][key] for m in models if key in models[m]]
-            rows = np.mean([np.minimum(r["forward"] + r["backward"], asked.budget).mean() for r in runs])
-            won = np.mean([np.isfinite(r["distance"]).mean() for r in runs])
-            remarks = sorted({str(r["error"])[:40] for r in runs} - {""})
-            unsure = sum(int(r["unsure"]) for r in runs)
-            remarks += [f"{100 * unsure / sum(int(r['forward'].sum()) for r in runs):.2g} % unsure"] if unsure else []
-            each = " | ".join(f"{local[m][key]:.3f}" if key in local[m] else "" for m in models)
-            print(f"| {key[0]} | {key[1]} | {each} | {mean[key]:.3f} | {rows:.0f} | {won:.2f} | {', '.join(remarks)} |")
-        for tool in dict.fromkeys(t for t, _ in keys):
-            print(
-                f"| {tool} | *all its attacks together* | "
-                + " | ".join(f"{union[m].get(tool, 0):.3f}" for m in models)
-                + " | | | | |"
-            )
+        everywhere = set.intersection(*(set(runs) for runs in models.values()))
+        mean = {key: float(np.mean([local[m][key] for m in models])) for key in everywhere}
+        print("\n".join(["", f"### {norm}", "", *detail(models, local, mean, asked.budget)]))
+        tools = {tool: max((k for k in mean if k[0] == tool), key=mean.__getitem__, default=None) for tool in TOOLS}
+        cells = [f"{mean[key]:.3f} ({key[1]})" if key else "" for key in tools.values()]
+        best.append(f"| {norm} | {len(models)} | {' | '.join(cells)} |")
+    print("\n".join(["", f"| norm | models | {' | '.join(TOOLS)} |", "|" + "---|" * (len(TOOLS) + 2), *best]))
+
+
+def detail(models: Seen, local: dict[str, dict], mean: dict[Any, float], budget: int) -> Iterable[str]:
+    """Yield the lines of the table of one norm: each attack, best first, then all attacks of each tool together."""
+    sizes = [f"{m} (n={len(next(iter(runs.values()))['distance'])})" for m, runs in models.items()]
+    yield f"| tool | attack | {' | '.join(sizes)} | mean | rows | found | remarks |"
+    yield "|---|---|" + "---|" * len(models) + "---|---|---|---|"
+    keys = list(dict.fromkeys(key for runs in models.values() for key in runs))
+    for key in sorted(keys, key=lambda key: -mean.get(key, np.mean([v[key] for v in local.values() if key in v]) - 1)):
+        runs = [models[m][key] for m in models if key in models[m]]
+        rows = np.mean([np.minimum(r["forward"] + r["backward"], budget).mean() for r in runs])
+        won = 100 * np.mean([np.isfinite(r["distance"]).mean() for r in runs])
+        remarks = sorted({str(r["error"]).split(":")[0] for r in runs} - {""})
+        unsure = 100 * sum(int(r["unsure"]) for r in runs) / sum(int(r["forward"].sum()) for r in runs)
+        remarks += [f"{unsure:.0f} % unsure"] if unsure >= 0.5 else []
+        each = " | ".join(f"{local[m][key]:.3f}" if key in local[m] else "" for m in models)
+        total = f"{mean[key]:.3f}" if key in mean else ""
+        yield f"| {key[0]} | {key[1]} | {each} | {total} | {rows:.0f} | {won:.0f} % | {', '.join(remarks)} |"
+    for tool in dict.fromkeys(tool for tool, _ in keys):
+        each = []
+        for runs in models.values():
+            mine = [r["distance"] for (t, _), r in runs.items() if t == tool]
+            all_of_them = {key: r["distance"] for key, r in runs.items()}
+            each.append(optimality({**all_of_them, "": np.minimum.reduce(mine)})[""] if mine else np.nan)
+        cells = " | ".join("" if np.isnan(value) else f"{value:.3f}" for value in each)
+        yield f"| {tool} | *all its attacks together* | {cells} | {np.mean(each):.3f} | | | |".replace("nan", "")
 
 
 def arguments() -> argparse.Namespace:

@@ -98,7 +98,7 @@ def torchattacks(norm: str) -> dict[str, Run]:
         found = {
             "apgd_ce": fixed(lambda w, e: ta.APGD(w, norm=name, eps=e, steps=100)),
             "apgdt": fixed(lambda w, e: ta.APGDT(w, norm=name, eps=e, steps=20)),
-            "fab": minimum(lambda w: ta.FAB(w, norm=name, eps=1.0 if norm == "linf" else 5.0, steps=100)),
+            "fab": minimum(lambda w: ta.FAB(w, norm=name, eps=1.0 if norm == "linf" else 5.0, steps=165)),
         }
         if norm == "linf":
             return found
@@ -106,7 +106,7 @@ def torchattacks(norm: str) -> dict[str, Run]:
     if norm == "l1":
         return {
             "eadl1": minimum(lambda w: ta.EADL1(w, max_iterations=110, beta=0.01)),
-            "fab": minimum(lambda w: ta.FAB(w, norm="L1", eps=50.0, steps=100)),
+            "fab": minimum(lambda w: ta.FAB(w, norm="L1", eps=50.0, steps=165)),
         }
     return {"sparsefool": minimum(lambda w: ta.SparseFool(w, steps=20))}
 
@@ -130,7 +130,8 @@ def adv_lib(norm: str) -> dict[str, Run]:
         found |= {
             "apgd_ce": fixed(a.apgd, loss_function="ce"),
             "apgd_targeted": fixed(a.apgd_targeted, n_iter=20),
-            "fab": minimum(a.fab, norm=p, n_iter=90),
+            "fab": minimum(a.fab, norm=p, n_iter=180),
+            "fab_targeted": minimum(a.fab, norm=p, n_iter=70, targeted_restarts=True),
         }
     if norm == "linf":
         found["pdpgd"] = minimum(a.pdpgd, norm=p, num_steps=1000)

@@ -41,7 +41,8 @@ class Watched(nn.Module):
     some tool has dropped, the rows are matched to the samples by the assignment that keeps their order at the least
     sum of squared l2 distances. Longer ones are matched row by row to the nearest clean image. A row is *sure* where
     it lies nearer to its sample than half the distance from there to any other, so that no other match is possible;
-    the rows that were matched and are not sure are counted in ``unsure``.
+    the rows that were matched and are not sure are counted in ``unsure``. A wrong match invents nothing, for the point
+    is an adversarial example of the sample that it is measured from; it only credits the wrong one.
 
     Args:
         job: layers, weights, mean, std, x (n, *S), y (n,), norm, budget, seconds.
@@ -142,8 +143,8 @@ def in_order(cost: np.ndarray) -> np.ndarray:
 def smallest_radius(watched: Watched, attack: Callable[[Tensor, Tensor], Tensor], rounds: int = 40) -> None:
     """Search the smallest radius at which a fixed-radius attack succeeds, for each sample; the same for every tool.
 
-    The radius begins at ``FIRST_RADIUS`` and is tripled until a first success; from then on it is the middle between the
-    largest radius that failed and the distance of the nearest example returned, until those differ by 0.1 % or the
+    The radius begins at ``FIRST_RADIUS`` and is tripled until a first success; from then on it is the middle between
+    the largest radius that failed and the distance of the nearest example returned, until those differ by 0.1 % or the
     budget is spent.
 
     Args:
@@ -171,7 +172,7 @@ def smallest_radius(watched: Watched, attack: Callable[[Tensor, Tensor], Tensor]
 def by_radius(
     watched: Watched, attack: Callable[[Tensor, Tensor, float], Tensor]
 ) -> Callable[[Tensor, Tensor], Tensor]:
-    """Return an attack of one radius for each sample, made of one that knows a single radius: (x, y, radius) -> x_adv."""
+    """Return an attack of one radius for each sample, made of one with a single radius: (x, y, radius) -> x_adv."""
 
     def run(rows: Tensor, radii: Tensor) -> Tensor:
         found = watched.x[rows].clone()
