@@ -24,7 +24,7 @@ FULL = Config(
     data="mnist:somewhere",
     threats=("linf:8/255", "l2:0.5"),
     attacks=(AttackSpec("fgsm"), AttackSpec("pgd", {"steps": 7, "loss": "margin"})),
-    settings=Settings("0:500", "baseline", (0.5, 2.0), -3, 17, 19, 2, "cuda:1"),
+    settings=Settings("0:500", "audited", (0.5, 2.0), -3, 17, 19, 2, "cuda:1"),
 )
 TOML = """
 data = "mnist:somewhere"

@@ -44,6 +44,7 @@ HELPERS = {
         "search",
         "square_windows",
         "suites",
+        "twins",
         "universal_craft",
         "verify",
     },

@@ -65,6 +65,8 @@ def headline(summary: Mapping[str, Any]) -> str:
         lines.append(f"{model['name']}: clean accuracy {_figure(model['clean_accuracy'])}")
         for threat in model["threats"]:
             lines.append(f"{model['name']}: robust accuracy {_figure(threat['robust_accuracy'])} at {threat['name']}")
+            if threat.get("audit"):
+                lines.append(f"  {threat['audit']['sentence']}")
     return "\n".join(lines)
 
 

@@ -84,3 +84,32 @@ def test_stretching_no_further_than_clipping_is_the_projection():
     assert 50 < (clipped > threat.radius(x)).sum() < len(x) - 50
     z = planes.stretch(BOUNDS, x, delta, clipped.minimum(threat.radius(x)))
     torch.testing.assert_close(z, balls.project(threat, x, x + delta), rtol=0, atol=1e-9)
+
+
+@pytest.mark.parametrize("norm", ["linf", "l2", "l1"])
+@pytest.mark.parametrize("scale", [1.0, 1e-30], ids=["usual", "tiny"])
+def test_the_nearest_plane_is_the_one_that_all_planes_tried_would_give(norm, scale):
+    """Near the bounds the order of the distances without them is often not the order inside them."""
+    generator = torch.Generator().manual_seed(3)
+    x = torch.rand(200, 6, generator=generator).mul_(1.6).sub_(0.3).clamp_(0, 1)
+    normals = torch.randn(200, 7, 6, generator=generator) * scale
+    normals[:40, 2] = 0
+    gains = torch.rand(200, 7, generator=generator) * scale
+    gains[:5] *= 100  # out of reach
+    sides = torch.randn(200, 7, generator=generator).sign()
+    choice, steps = planes.nearest(norm, Bounds(0.0, 1.0), x, normals, gains, sides)
+    lengths = []
+    for plane in range(7):
+        facing = normals[:, plane] * sides[:, plane, None]
+        step = planes.shortest_step(norm, Bounds(0.0, 1.0), x, facing, gains[:, plane])
+        reached = (facing.double() * step.double()).sum(1)
+        short = (gains[:, plane].double() / reached.clamp(min=1e-300)).clamp(min=1)
+        size = torch.linalg.vector_norm(step.double(), {"linf": torch.inf, "l2": 2, "l1": 1}[norm], dim=1)
+        lengths.append((size * short).masked_fill(reached <= 0, torch.inf))
+    every = torch.stack(lengths, 1)
+    best = every.amin(1)
+    rows = torch.arange(200)
+    torch.testing.assert_close(every[rows, choice], best, rtol=1e-4, atol=0)
+    chosen = normals[rows, choice] * sides[rows, choice][:, None]
+    torch.testing.assert_close(steps, planes.shortest_step(norm, Bounds(0.0, 1.0), x, chosen, gains[rows, choice]))
+    assert (choice != (gains / normals.double().norm(dim=2)).argmin(1)).any(), "the bounds decide for some"

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from robustscope.attacks.cards import ATTACKS, AttackCard
-from robustscope.attacks.verify import Verdict, verify
+from robustscope.attacks.twins import search
+from robustscope.attacks.verify import Verdict
 from robustscope.core import resume
 from robustscope.core.draws import Draws
 from robustscope.core.errors import CorruptRun, InvalidType, InvalidValue, RecalledError, explain
@@ -20,14 +21,25 @@ from robustscope.core.types import AttackResult, ThreatModel
 from robustscope.geometry import balls
 from robustscope.geometry.losses import LossName
 from robustscope.models.classifier import Classifier
+from robustscope.models.twin import Twin, make_twin
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What an attack returned and what the judge says of it."""
+    """What an attack returned and what the judge says of it.
+
+    Args:
+        result: examples and rows.
+        verdict: of the model itself, whatever the search ran on.
+        twin: the kind of twin that was searched on, or "off".
+        reverted: bool (B,), samples whose example fooled the twin alone, so that the model itself was attacked next;
+            None without a twin.
+    """
 
     result: AttackResult
     verdict: Verdict
+    twin: str = "off"
+    reverted: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -58,6 +70,7 @@ def attack(
     targets: Tensor | None = None,
     draws: Draws | None = None,
     seed: int = 0,
+    twin: Twin | str = "off",
     **parameters: Any,
 ) -> Outcome:
     """Run one attack on one batch and judge what it returns.
@@ -72,6 +85,8 @@ def attack(
         targets: int64 (B,), classes to reach; None attacks untargeted.
         draws: random numbers; None numbers the samples 0 to B - 1 under ``seed``.
         seed: used when ``draws`` is None.
+        twin: search on a faster twin of the model, "folded" or another kind of ``models.twin.KINDS``, or one made before;
+            the verdict is the model's own in any case.
         **parameters: hyper-parameters of the attack, checked against its card. ``loss`` may also be a function
             ``(logits (b, K), y (b,), targets) -> (b,)`` where the attack has a loss; see ``geometry.objectives``.
 
@@ -100,6 +115,7 @@ def attack(
             "Write e.g. 'linf:8/255' or ThreatModel('linf', 0.1).",
         ),
         ("draws", draws, (Draws, type(None)), "Leave them out and say seed=, or write Draws(seed, sample_ids)."),
+        ("twin", twin, (Twin, str), "Write e.g. twin='folded', or pass what make_twin returns."),
     ):
         if not isinstance(value, wanted):
             names = " or ".join(kind.__name__ for kind in (wanted if isinstance(wanted, tuple) else (wanted,)))
@@ -126,9 +142,16 @@ def attack(
             "one sample id for each input is allowed",
             "Select the draws of these samples: draws.select(rows).",
         )
+    twin = make_twin(model, x, twin) if isinstance(twin, str) else twin
     faced = balls.whole_box(threat, x) if card.aim == "fixed-epsilon" else threat
-    result = card.function(model, x, y, faced, draws=draws, targets=targets, **resolved)
-    return Outcome(result, verify(model, x, y, threat, result, targets))
+
+    def method(one: Classifier, rows: Tensor) -> AttackResult:
+        part, own = faced.select(rows), draws.select(rows)
+        goals = None if targets is None else targets[rows]
+        return card.function(one, x[rows], y[rows], part, draws=own, targets=goals, **resolved)
+
+    result, verdict, reverted = search(method, twin, model, x, y, threat, targets)
+    return Outcome(result, verdict, twin.kind, None if twin.kind == "off" else reverted)
 
 
 def _resolved(card: AttackCard, parameters: Mapping[str, Any]) -> dict[str, Any]:
@@ -174,6 +197,7 @@ def cascade(
     draws: Draws,
     attempted: Tensor,
     *,
+    twin: Twin | None = None,
     name: str = "cascade",
 ) -> Iterator[Step]:
     """Run attempts in order, each on the rows that none before it has broken.
@@ -189,6 +213,7 @@ def cascade(
         draws: random numbers of these samples; every attempt draws in a scope named by its attack alone, so that
             results do not depend on the other attempts.
         attempted: bool (B,), rows to attack; usually those classified correctly.
+        twin: what to search on; the model itself when None.
         name: tells it from other cascades on the same samples, where progress is kept (see ``core.resume``).
 
     Yields:
@@ -201,7 +226,11 @@ def cascade(
             yield Step(rows, None)
             continue
         place, done = resume.recall(f"{name}/{number}-{attempt.attack}")
-        step = _step(model, x, y, attempt, draws, rows, place) if done is None else _recalled(done, rows)
+        step = (
+            _step(model, x, y, attempt, draws, rows, place, twin)
+            if done is None
+            else _recalled(done, rows, "off" if twin is None else twin.kind)
+        )
         if done is None:
             resume.remember(place, partial(_told, step))
             resume.checkpoint()
@@ -210,7 +239,9 @@ def cascade(
         yield step
 
 
-def _step(model: Classifier, x: Tensor, y: Tensor, attempt: Attempt, draws: Draws, rows: Tensor, place: str) -> Step:
+def _step(
+    model: Classifier, x: Tensor, y: Tensor, attempt: Attempt, draws: Draws, rows: Tensor, place: str, twin: Twin | None
+) -> Step:
     """Run one attempt on some rows; an exception becomes a step with the error."""
     try:
         with resume.stage(place):
@@ -221,6 +252,7 @@ def _step(model: Classifier, x: Tensor, y: Tensor, attempt: Attempt, draws: Draw
                 y[rows],
                 attempt.threat.select(rows),
                 draws=draws.select(rows),
+                twin=twin or "off",
                 **attempt.parameters,
             )
     except Exception as error:  # every failure becomes an error row; see `cascade`
@@ -236,10 +268,12 @@ def _told(step: Step) -> dict[str, Tensor]:
     if step.outcome is not None:
         told |= resume.named("result", resume.tensors(step.outcome.result))
         told |= resume.named("verdict", resume.tensors(step.outcome.verdict))
+        if step.outcome.reverted is not None:
+            told["reverted"] = step.outcome.reverted
     return told
 
 
-def _recalled(told: Mapping[str, Tensor], rows: Tensor) -> Step:
+def _recalled(told: Mapping[str, Tensor], rows: Tensor, twin: str) -> Step:
     if not torch.equal(told["rows"], rows):
         raise CorruptRun(
             "the saved progress of an attack is about other samples than are left for it now",
@@ -249,7 +283,7 @@ def _recalled(told: Mapping[str, Tensor], rows: Tensor) -> Step:
     if "error" in told:
         return Step(rows, None, RecalledError(bytes(told["error"].tolist()).decode()))
     result, verdict = resume.under("result", told), resume.under("verdict", told)
-    return Step(rows, Outcome(AttackResult(**result), Verdict(**verdict)))
+    return Step(rows, Outcome(AttackResult(**result), Verdict(**verdict), twin, told.get("reverted")))
 
 
 def worst_case(model: Classifier, x: Tensor, y: Tensor, attempts: Sequence[Attempt], draws: Draws) -> Tensor:

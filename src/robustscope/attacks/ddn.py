@@ -104,7 +104,7 @@ def ddn(
             rows, centre, current, gradients = rows[keep], centre[keep], current[keep], gradients[keep]
             solved, length, longest = solved[keep], length[keep], longest[keep]
         size = width * annealed(step_size, final_step_size, step, steps)
-        moved = current - centre + size * balls.steepest("l2", gradients)
+        moved = balls.steepest("l2", gradients).mul_(size).add_(current).sub_(centre)
         if step:
             length = torch.where(solved, length * (1 - norm_change), length * (1 + norm_change)).minimum(longest)
         current = planes.stretch(threat.bounds, centre, moved, length)

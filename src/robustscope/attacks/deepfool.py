@@ -7,7 +7,7 @@ from torch import Tensor
 
 from robustscope.attacks.cards import register
 from robustscope.attacks.pgd import check_positive
-from robustscope.attacks.search import Search, columns
+from robustscope.attacks.search import Search
 from robustscope.core.draws import Draws
 from robustscope.core.errors import InvalidValue
 from robustscope.core.types import AttackResult, ThreatModel
@@ -117,17 +117,6 @@ def _differences(y: Tensor, rivals: Tensor) -> Scores:
 
 def _nearest_step(threat: ThreatModel, current: Tensor, values: Tensor, normals: Tensor) -> Tensor:
     """Return the shortest of the steps to the planes values + <normals, d> = 0, a little beyond it: (b, *S)."""
-    best, shortest = torch.zeros_like(current), values.new_full((len(values),), float("inf"))
-    dual = 2 if threat.norm == "l2" else 1
     width = threat.bounds.upper - threat.bounds.lower
-    for value, normal in zip(values.unbind(1), normals.unbind(1), strict=True):
-        gain = value.abs() + BEYOND * width * torch.linalg.vector_norm(normal.flatten(1), dual, dim=1)
-        step = planes.shortest_step(threat.norm, threat.bounds, current, normal, gain)
-        # How far the plane is: a class whose plane the bounds do not let reach is as far as its shortfall tells.
-        reached = (normal * step).flatten(1).sum(1)
-        length = torch.linalg.vector_norm(step.flatten(1), 2 if dual == 2 else torch.inf, dim=1)
-        length = length * torch.where(reached > 0, (gain / reached).clamp(min=1), torch.full_like(gain, torch.inf))
-        nearer = length < shortest
-        best = torch.where(columns(nearer, best), step, best)
-        shortest = torch.where(nearer, length, shortest)
-    return best
+    slope = torch.linalg.vector_norm(normals.flatten(2), 2 if threat.norm == "l2" else 1, dim=2)
+    return planes.nearest(threat.norm, threat.bounds, current, normals, values.abs() + BEYOND * width * slope)[1]

@@ -14,8 +14,8 @@ from robustscope.attacks.search import CLEARLY, Search, columns
 from robustscope.core import resume
 from robustscope.core.draws import Draws
 from robustscope.core.errors import InvalidValue
-from robustscope.core.types import AttackResult, Norm, ThreatModel
-from robustscope.geometry import planes
+from robustscope.core.types import AttackResult, ThreatModel
+from robustscope.geometry import balls, planes
 from robustscope.geometry.losses import margin_loss
 from robustscope.models.classifier import Classifier
 
@@ -189,7 +189,7 @@ def begin(search: Search, draws: Draws, random_start: bool, purpose: str) -> tup
         direction = draws.select(rows).uniform(purpose, centre)
     else:
         direction = draws.select(rows).normal(purpose, centre)
-    size = length_of(norm, direction).clamp(min=TINY_LENGTH)
+    size = balls.length(norm, direction).clamp(min=TINY_LENGTH)
     return rows, (centre + columns(radius / size, centre) * direction).clamp_(*bounds)
 
 
@@ -221,7 +221,7 @@ def walk(search: Search, plane: Plane, start: tuple[Tensor, Tensor], clean: Tens
             resume.checkpoint()
             current = _ahead(search, plane, rows, current, settings)
             logits, solved = search.logits(rows, current)
-            best.keep(rows[solved], current[solved], length_of(norm, current - centre)[solved], logits[solved])
+            best.keep(rows[solved], current[solved], balls.length(norm, current - centre)[solved], logits[solved])
             back = columns(solved, current)
             current = torch.where(back, centre + settings.backward_share * (current - centre), current)
             keep = search.unfinished(rows)
@@ -237,7 +237,7 @@ def _ahead(search: Search, plane: Plane, rows: Tensor, current: Tensor, settings
     at_centre = values + (normals * (centre - current)).flatten(1).sum(1)
     near = planes.to_plane(norm, bounds, current, normals, BEYOND * values)
     far = planes.to_plane(norm, bounds, centre, normals, BEYOND * at_centre)
-    one, two = (length_of(norm, d).clamp(min=TINY_LENGTH) for d in (near, far))
+    one, two = (balls.length(norm, d).clamp(min=TINY_LENGTH) for d in (near, far))
     pull = columns((one / (one + two)).clamp(max=settings.most_pull), current)
     ahead = (1 - pull) * (current + settings.extrapolation * near) + pull * (centre + settings.extrapolation * far)
     return ahead.clamp_(*bounds)
@@ -285,24 +285,9 @@ def draw_nearer(search: Search, best: Best, clean: Tensor, search_steps: int) ->
 
 
 def nearest_plane(threat: ThreatModel, points: Tensor, values: Tensor, normals: Tensor) -> tuple[Tensor, Tensor]:
-    """Return value (b,) and normal (b, *S) of the plane nearest to each point, among values (b, C), normals (b, C, *S).
-
-    A plane that the bounds do not let reach is as far as the furthest step falls short of it.
-    """
+    """Return value (b,) and normal (b, *S) of the plane nearest to each point, among values (b, C), normals (b, C, *S)."""
     if values.shape[1] == 1:
         return values[:, 0], normals[:, 0]
-    lengths, tiny = [], torch.finfo(values.dtype).tiny
-    for value, normal in zip(values.unbind(1), normals.unbind(1), strict=True):
-        step = planes.to_plane(threat.norm, threat.bounds, points, normal, value)
-        reached = (normal * step).flatten(1).sum(1).abs()
-        short = (value.abs() / reached.clamp(min=tiny)).clamp(min=1)
-        never = (reached == 0) & (value != 0)
-        lengths.append((length_of(threat.norm, step) * short).masked_fill(never, torch.inf))
-    nearest = torch.stack(lengths, 1).argmin(1)
+    choice, _ = planes.nearest(threat.norm, threat.bounds, points, normals, values.abs(), -values.sign())
     rows = torch.arange(len(values), device=values.device)
-    return values[rows, nearest], normals[rows, nearest]
-
-
-def length_of(norm: Norm, delta: Tensor) -> Tensor:
-    """Return the length of each perturbation, (b,), in its own dtype."""
-    return torch.linalg.vector_norm(delta.flatten(1), {"linf": torch.inf, "l2": 2, "l1": 1}[norm], dim=1)
+    return values[rows, choice], normals[rows, choice]

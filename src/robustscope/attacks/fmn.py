@@ -108,9 +108,9 @@ def fmn(
         share = annealed(radius_change, final_radius_change, step, steps)
         known = search.distance[rows].to(radius.dtype)
         radius = _next_radius(norm, radius, known, solved, share)
-        if norm != "l0":
+        if norm != "l0" and known.isinf().any():
             slope = torch.linalg.vector_norm(gradients.flatten(1), DUAL[norm], dim=1)
-            away = balls.distance(norm, centre, current).to(radius.dtype)
+            away = balls.length(norm, current - centre)
             estimate = away + values.abs() / slope.clamp(min=torch.finfo(slope.dtype).tiny)
             radius = torch.where(known.isinf(), radius.maximum(estimate), radius)
         radius = radius.minimum(longest)
@@ -121,8 +121,8 @@ def fmn(
             current = _keep_most_effective(centre, moved.clamp_(*bounds), gradients, radius)
         elif norm == "l2":
             # The exact projection without the sort of balls.project: never longer than what clipping leaves.
-            clipped = torch.linalg.vector_norm((moved.clamp(*bounds) - centre).flatten(1), dim=1)
-            current = planes.stretch(bounds, centre, moved - centre, clipped.minimum(radius))
+            clipped = balls.length(norm, moved.clamp(*bounds).sub_(centre))
+            current = planes.stretch(bounds, centre, moved.sub_(centre), clipped.minimum(radius))
         else:
             current = balls.project_within(norm, bounds, radius, centre, moved)
     if len(rows):

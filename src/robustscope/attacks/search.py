@@ -20,6 +20,9 @@ SAFE_UNITS = 16
 CLEARLY = 1e-6
 """Share of the distance by which an example must be nearer to replace another."""
 
+ROUGHLY = 1e-3
+"""More than the share by which a length summed in single precision is wrong."""
+
 
 class Search:
     """The state of a search for the nearest adversarial example of each sample.
@@ -95,15 +98,21 @@ class Search:
         solved = is_adversarial(logits, y, targets)
         if not solved.any():
             return solved
-        length = balls.distance(self.threat.norm, self.x[rows], points)
         # An example that wins by rounding alone may lose in a batch of another size, so it must win by a little more;
         # a clean input that is misclassified needs no such care.
         size = logits.abs().amax(1) * (SAFE_UNITS * torch.finfo(logits.dtype).eps)
-        solved &= (margin_loss(logits, y, targets) > size) | (length == 0)
-        # Iterates on one sphere are equally far but for rounding; which of them is kept must not hang on that.
-        nearer = solved & (length < self.distance[rows] * (1 - CLEARLY))
-        self.x_adv[rows[nearer]] = points[nearer]
-        self.distance[rows[nearer]] = length[nearer]
+        centre = self.x if len(rows) == len(self.x) else self.x[rows]
+        delta = points - centre
+        rough = balls.length(self.threat.norm, delta)
+        solved &= (margin_loss(logits, y, targets) > size) | (rough == 0)
+        # Summed in float64 only where the rough length leaves it open whether the point is nearer than the best so far.
+        near = (solved & (rough < self.distance[rows] * (1 + ROUGHLY))).nonzero()[:, 0]
+        if len(near):
+            length, rows = balls.length(self.threat.norm, delta[near].double()), rows[near]
+            # Iterates on one sphere are equally far but for rounding; which of them is kept must not hang on that.
+            nearer = (length < self.distance[rows] * (1 - CLEARLY)).nonzero()[:, 0]
+            rows = rows[nearer]
+            self.x_adv[rows], self.distance[rows] = points[near[nearer]], length[nearer]
         return solved
 
     def state(self) -> dict[str, Tensor]:

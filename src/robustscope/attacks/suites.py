@@ -58,6 +58,30 @@ def rand(norm: str, classes: int) -> Suite:
     )
 
 
+def audited(norm: str, classes: int) -> Suite:
+    """Return the search of our own evaluation: the floor, then the ladder; an audit by :func:`auditor` follows.
+
+    l0 has minimum-norm attacks in place of the ladder, and other threat sets the attack made for them.
+    """
+    floor = ("noise_uniform", {"restarts": 1})
+    if norm in ("linf", "l2", "l1"):
+        return (floor, ("ladder", {}))
+    if norm == "l0":
+        return (floor, ("fmn", {}), ("sigma_zero", {}))
+    kind = norm.partition(":")[0]
+    return (floor, ("patch", {})) if kind == "patch" else ((kind.replace("-", "_"), {}),)
+
+
+def auditor(norm: str, classes: int) -> Suite:
+    """Return the attacks that an audit runs on the survivors that it draws: all of AutoAttack, and one more.
+
+    The margin is a stronger loss for Auto-PGD than the two of AutoAttack on many models. Empty where there is no standard.
+    """
+    if norm not in ("linf", "l2", "l1"):
+        return ()
+    return (*standard(norm, classes), ("apgd", {"loss": "margin"}))
+
+
 def _ratio(classes: int) -> str:
     """The difference-of-logits ratio where it is defined, else the margin, which is its numerator."""
     return "dlr" if classes >= LOSSES["dlr"].classes else "margin"
@@ -74,7 +98,7 @@ def _tried(classes: int) -> dict[str, Any]:
     return {} if classes > MOST_TARGETS else {"num_targets": classes - 1}
 
 
-RECIPES: dict[str, Recipe] = {"standard": standard, "plus": plus, "rand": rand}
+RECIPES: dict[str, Recipe] = {"audited": audited, "standard": standard, "plus": plus, "rand": rand}
 """The suites that depend on norm and number of classes."""
 
 ALIASES = {"autoattack": "standard"}

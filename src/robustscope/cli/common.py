@@ -141,12 +141,14 @@ class Bar:
     def begin(self, plan: Mapping[str, Any], done: int, total: int) -> None:
         """Show the bar; samples that are stored already count as done."""
         self._progress.start()
-        self._task = self._progress.add_task(f"run {plan['id']}", total=total, completed=done, rate="")
+        name = f"run {plan['id']}" if not plan.get("stages") else f"{plan['stages'][-1]['kind']} of its survivors"
+        self._task = self._progress.add_task(name, total=total, completed=done, rate="")
 
     def advance(self, samples: int) -> None:
         """Move the bar on."""
         self._progress.advance(self._task, samples)
-        speed = self._progress.tasks[0].finished_speed or self._progress.tasks[0].speed
+        task = next(task for task in self._progress.tasks if task.id == self._task)
+        speed = task.finished_speed or task.speed
         self._progress.update(self._task, rate=f"{speed:.1f}/s" if speed else "")
 
     def __enter__(self) -> Bar:

@@ -18,7 +18,7 @@ DEMO = Config(
     ),
     data="digits",
     threats=("linf:0.15",),
-    settings=Settings(samples="all", curve=(0.25, 0.5, 0.75, 1.5, 2.0), shard_size=125),
+    settings=Settings(samples="all", suite="baseline", curve=(0.25, 0.5, 0.75, 1.5, 2.0), shard_size=125),
 )
 
 

@@ -82,22 +82,29 @@ class RunOptions:
         samples: Which samples: all, a number (seeded random subset, stratified by class), a range such as 0:500, or
             ids:3,5,8. At most 1000 if left out.
         suite: Named suite, or the name of one attack; see `robustscope list`.
+        audit: Full AutoAttack on a random part of what the attacks left: the bound wanted on what it would still
+            change, e.g. 1pp; or a budget, e.g. 100samples; or both, 1pp,100samples; or off. 2pp for the suite
+            audited, off for others.
         curve: Factors of epsilon at which accuracy is measured too, or none.
         seed: Seed of every random number.
         shard_size: Samples in a shard, the unit that is stored and resumed.
         batch_size: Most rows sent through the model at once.
         threads: Torch threads of each worker; part of the plan, for it changes the last bits of a result.
         device: Torch device, such as cpu or cuda.
+        twin: Let attacks search on a faster twin of each model: folded, compiled, bfloat16 or float16. Each success
+            is verified on the model itself.
     """
 
     samples: Annotated[str, Parameter(show_default=False)] = ""
     suite: str = Settings.suite
+    audit: Annotated[str, Parameter(show_default=False)] = Settings.audit
     curve: str = ",".join(f"{factor:g}" for factor in Settings.curve)
     seed: Whole = Settings.seed
     shard_size: Whole = Settings.shard_size
     batch_size: Whole = Settings.batch_size
     threads: Whole = Settings.threads
     device: str = Settings.device
+    twin: str = Settings.twin
 
     def settings(self) -> Settings:
         """Return them as settings."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from dataclasses import replace
 from functools import singledispatch
+from typing import cast
 
 import torch
 from torch import Tensor
@@ -40,12 +41,19 @@ def distance(norm: Norm | Threat, x: Tensor, x_adv: Tensor, parameters: Tensor |
     if isinstance(norm, ThreatModel):
         norm = norm.norm
     assert isinstance(norm, str)  # other threat sets have functions of their own
-    delta = (x_adv.double() - x.double()).flatten(1)
+    return length(cast(Norm, norm), x_adv.double() - x.double())
+
+
+def length(norm: Norm, delta: Tensor) -> Tensor:
+    """Return the length of each perturbation in ``norm``, (B,), in its own dtype: faster than :func:`distance`, rounded."""
+    flat = delta.flatten(1)
     if norm == "l0":
-        return (delta != 0).sum(1).double()
-    if delta.shape[1] == 0:
-        return delta.new_zeros(len(delta))
-    return torch.linalg.vector_norm(delta, {"linf": math.inf, "l2": 2, "l1": 1}[norm], dim=1)
+        return (flat != 0).sum(1).to(delta.dtype)
+    if flat.shape[1] == 0:
+        return flat.new_zeros(len(flat))
+    if norm == "linf":
+        return flat.abs().amax(1)  # a tenth of the time of vector_norm
+    return torch.linalg.vector_norm(flat, {"l2": 2, "l1": 1}[norm], dim=1)
 
 
 def slack(threat: ThreatModel, x: Tensor) -> float:
@@ -236,9 +244,9 @@ def steepest(norm: Norm, gradient: Tensor, movable: Tensor | None = None, count:
     flat = gradient.flatten(1)
     if norm == "l2":
         # Dividing by the largest value first keeps tiny gradients from underflowing when squared.
-        flat = flat / flat.abs().amax(1, keepdim=True).clamp(min=torch.finfo(flat.dtype).tiny)
-        length = torch.linalg.vector_norm(flat, dim=1, keepdim=True)
-        return (flat / torch.where(length > 0, length, torch.ones_like(length))).view_as(gradient)
+        flat = flat / flat.abs().amax(1, keepdim=True).clamp_(min=torch.finfo(flat.dtype).tiny)
+        size = torch.linalg.vector_norm(flat, dim=1, keepdim=True)
+        return flat.div_(size.masked_fill_(size == 0, 1)).view_as(gradient)
     size = flat.abs() if movable is None else flat.abs() * movable.flatten(1)
     top = size.topk(min(count, size.shape[1]), dim=1)
     chosen = torch.zeros_like(size).scatter_(1, top.indices, (top.values > 0).to(size.dtype))

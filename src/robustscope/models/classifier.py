@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from robustscope.core.errors import InvalidType, InvalidValue, ModelError, QueryLimitReached, RobustscopeError
 from robustscope.core.types import Bounds, Ledger
+from robustscope.models.batches import Batches, out_of_memory
 from robustscope.models.blackbox import Access, BlackBox, access_of, require_gradients
 from robustscope.models.outputs import all_finite, looks_like_probabilities
 
@@ -27,8 +28,7 @@ class Classifier:
         bounds: valid range of the inputs, before normalisation.
         mean, std: per-channel normalisation done here, ``(x - mean) / std``; None when the module does its own.
         class_names: one name for each class, or None.
-        batch_size: most rows sent through the module at once; larger inputs are cut here, so that what is left of
-            several batches is packed together again.
+        batch_size: most rows sent at once, fewer once memory has run out; larger inputs are cut here and packed again.
         allow_probabilities: accept outputs that look like softmax probabilities.
         ledger: counts rows forward and backward.
 
@@ -51,6 +51,7 @@ class Classifier:
     allow_probabilities: bool = False
     ledger: Ledger = field(default_factory=Ledger, compare=False)
     _classes: list[int] = field(default_factory=list, init=False, compare=False, repr=False)
+    _batches: Batches = field(init=False, compare=False, repr=False)
 
     def __post_init__(self) -> None:
         if not isinstance(self.module, nn.Module):
@@ -66,6 +67,7 @@ class Classifier:
             )
         self._check_normalisation()
         self._check_mode()
+        object.__setattr__(self, "_batches", Batches.of(self.module, self.batch_size))
         for name, tensor in self.module.state_dict().items():
             if tensor.is_meta:
                 raise InvalidValue(
@@ -133,23 +135,27 @@ class Classifier:
             raise
 
     def _outputs(self, x: Tensor) -> Tensor:
+        filled = self._batches.filled(x)
         try:
-            logits = self.module(self._normalise(x))
+            logits = self.module(self._normalise(filled))
         except RobustscopeError:  # it says itself what is wrong
             raise
         except Exception as error:
+            if out_of_memory(error):
+                raise
             raise ModelError(
                 f"the model raised {type(error).__name__} on inputs of shape {tuple(x.shape)} and {x.dtype}: {error}",
                 "a model that accepts these inputs is allowed",
                 "Compare the shape, channels and dtype with what the model was trained on.",
             ) from error
-        if not isinstance(logits, Tensor) or logits.dim() != 2 or len(logits) != len(x):
+        if not isinstance(logits, Tensor) or logits.dim() != 2 or len(logits) != len(filled):
             got = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
             raise ModelError(
                 f"the model returned {got} for inputs of shape {tuple(x.shape)}",
                 f"logits of shape ({len(x)}, K) are allowed",
                 "Wrap the model so that forward returns one row of logits for each input.",
             )
+        logits = logits if filled is x else logits[: len(x)]
         if not logits.is_floating_point() or logits.layout != torch.strided or logits.device != x.device:
             raise ModelError(
                 f"the model returned {logits.dtype}, {logits.layout} logits on {logits.device} for inputs on {x.device}",
@@ -183,8 +189,9 @@ class Classifier:
         """
         self._check_mode()
         with torch.no_grad():
-            parts = [self._forward(part).detach() for part in x.split(self.batch_size)]
-        return torch.cat(parts) if parts else self._empty(x)
+            # An empty batch passes through the module too: its output tells the number of classes.
+            (logits,) = self._batches.cut(len(x) or 1, lambda part: (self._forward(x[part]).detach(),), self.ledger)
+        return logits
 
     def gradient(self, score: Scores, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Return per-sample scores, their input gradients and the logits, from one forward and one backward pass.
@@ -200,21 +207,7 @@ class Classifier:
             InvalidValue: in training mode, and of a black box.
             ModelError: if the gradient does not exist or is not finite.
         """
-        self._check_mode()
-        require_gradients(self.module)
-        scores, gradients, logits = [], [], []
-        for start in range(0, len(x), self.batch_size):
-            part = slice(start, min(start + self.batch_size, len(x)))
-            with torch.enable_grad():
-                leaf = x[part].detach().requires_grad_(True)
-                out = self._forward(leaf)
-                value = score(out, torch.arange(part.start, part.stop, device=x.device))
-                gradients.append(self._backward(value, leaf))
-            scores.append(value.detach())
-            logits.append(out.detach())
-        if not scores:
-            return x.new_empty(0), torch.empty_like(x), self._empty(x)
-        return torch.cat(scores), gradients[0] if len(gradients) == 1 else torch.cat(gradients), torch.cat(logits)
+        return self._differentiate(score, x, self._backward)
 
     def jacobian(self, score: Scores, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Return several scores for each sample with all their input gradients: one forward pass, C backward passes.
@@ -230,21 +223,32 @@ class Classifier:
             InvalidValue: in training mode, and of a black box.
             ModelError: if a gradient does not exist or is not finite.
         """
+
+        def each(columns: Tensor, leaf: Tensor) -> Tensor:
+            last = columns.shape[1] - 1
+            found = [self._backward(column, leaf, again=i < last) for i, column in enumerate(columns.unbind(1))]
+            return torch.stack(found, 1)
+
+        return self._differentiate(score, x, each)
+
+    def _differentiate(
+        self, score: Scores, x: Tensor, backward: Callable[[Tensor, Tensor], Tensor]
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Return scores, what ``backward(scores, leaf)`` makes of them, and logits, for all parts of ``x``."""
         self._check_mode()
         require_gradients(self.module)
-        scores, gradients, logits = [], [], []
-        for start in range(0, len(x), self.batch_size):
-            part = slice(start, min(start + self.batch_size, len(x)))
+
+        def look(part: slice) -> tuple[Tensor, ...]:
             with torch.enable_grad():
                 leaf = x[part].detach().requires_grad_(True)
                 out = self._forward(leaf)
-                columns = score(out, torch.arange(part.start, part.stop, device=x.device)).unbind(1)
-                last = len(columns) - 1
-                each = [self._backward(column, leaf, again=i < last) for i, column in enumerate(columns)]
-            gradients.append(torch.stack(each, 1))
-            scores.append(torch.stack(columns, 1).detach())
-            logits.append(out.detach())
-        return torch.cat(scores), torch.cat(gradients), torch.cat(logits)
+                value = score(out, torch.arange(part.start, part.stop, device=x.device))
+                gradients = backward(value, leaf)
+            return value.detach(), gradients, out.detach()
+
+        found = self._batches.cut(len(x), look, self.ledger)
+        scores, gradients, logits = found or (x.new_empty(0), torch.empty_like(x), self._empty(x))
+        return scores, gradients, logits
 
     def _backward(self, value: Tensor, leaf: Tensor, again: bool = False) -> Tensor:
         self.ledger.backward += len(leaf)
@@ -263,6 +267,8 @@ class Classifier:
         try:
             (gradient,) = torch.autograd.grad(value.sum(), leaf, allow_unused=True, retain_graph=again)
         except Exception as error:
+            if out_of_memory(error):
+                raise
             raise ModelError(
                 f"the backward pass through the model failed ({type(error).__name__}: {error})",
                 "a differentiable model is allowed here",
@@ -270,6 +276,8 @@ class Classifier:
             ) from error
         if gradient is None:
             return torch.zeros_like(leaf)
+        if gradient.stride() != leaf.stride():  # steps on two layouts at once would be slow
+            gradient = torch.empty_like(leaf).copy_(gradient)
         if not all_finite(gradient):
             raise ModelError(
                 "the model's input gradient holds NaN or infinite values",

@@ -33,6 +33,8 @@ def cautions(summary: Mapping[str, Any], accuracy: Rows, record: Mapping[str, An
         *_sanity(summary),
         *_precision(summary),
         *_recorded(summary, record),
+        *_audited(summary),
+        *_searched(record),
         *flags(summary, record),
         (
             "note",
@@ -53,6 +55,25 @@ def _failures(summary: Mapping[str, Any], accuracy: Rows, record: Mapping[str, A
             at = names.get((row["norm"], row["epsilon"]), place(row["norm"], row["epsilon"]))
             level = "error" if row["headline"] else "warning"
             yield level, f"Robust accuracy of {row['model']} at {at} is withheld: {plain(row['reason'])}."
+
+
+def _audited(summary: Mapping[str, Any]) -> Iterator[Caution]:
+    """What audits leave open, and what they say of the search."""
+    for model in summary["models"]:
+        for threat in model["threats"]:
+            audit = threat.get("audit")
+            if audit is None:
+                continue
+            where = f"{model['name']} at {threat['name']}"
+            if not audit["kept"]:
+                yield "warning", f"The audit of {where} did not reach the bound asked for: {plain(audit['reason'])}."
+            if audit["escalated"]:
+                yield (
+                    "warning",
+                    f"The search was too weak for {where}: the audit broke {audit['found']:,} of {audit['audited']:,} "
+                    f"survivors, and {', '.join(audit['escalated'])} had to run on all of them. The figure includes that; look "
+                    f"for masked gradients.",
+                )
 
 
 def _strength(summary: Mapping[str, Any]) -> Iterator[Caution]:
@@ -150,12 +171,30 @@ def _recorded(summary: Mapping[str, Any], record: Mapping[str, Any]) -> Iterator
     for text, times in told.items():
         yield "warning", f"During the run: {text}" + (f" ({times} times)" if times > 1 else "")
     total = summary["cost_total"]
+    if any(audit["escalated"] for audit in record.get("audit") or []):
+        return  # the forecast holds one audit; what it found had to be followed, and that is said elsewhere
     for name, forecast in total["forecast"].items():
         counted = total["counted"][name]
         if forecast is not None and counted is not None and counted > forecast:
             yield "warning", f"The run sent {counted:,} rows {name}, more than the forecast of at most {forecast:,}."
     if (record.get("git") or {}).get("dirty"):
         yield "note", "The code that ran had uncommitted changes: its revision alone does not reproduce the run."
+
+
+def _searched(record: Mapping[str, Any]) -> Iterator[Caution]:
+    """On what the attacks searched, where a twin was asked for."""
+    for twin in record.get("twins") or []:
+        if twin["kind"] != "off":
+            again = (
+                f"; {twin['reverted']:,} examples fooled the twin alone, and {twin['model']} was attacked again there"
+            )
+            yield (
+                "note",
+                f"Attacks on {twin['model']} searched on its {twin['kind']} twin ({', '.join(twin['notes']) or 'a copy'}); "
+                f"every verdict is of {twin['model']} itself{again if twin['reverted'] else ''}.",
+            )
+        elif twin["notes"]:
+            yield "note", f"Attacks on {twin['model']} searched on the model itself: {plain('; '.join(twin['notes']))}."
 
 
 def _text(item: Any) -> Any:

@@ -41,6 +41,7 @@ def gather(run: str | Path) -> tuple[dict[str, Any], list[Picture]]:
     """Return the summary of a run and the pictures that go with its gallery."""
     run = Path(run)
     plan, table = store.read_plan(run), store.read_table(run)
+    record: dict[str, Any]
     try:
         record = store.read_record(run)
     except MissingFile:
@@ -48,7 +49,7 @@ def gather(run: str | Path) -> tuple[dict[str, Any], list[Picture]]:
     tables = {card.name: native(card.function(table, plan).to_dict("records")) for card in ANALYSES}
     pictures, reason = collect(run, plan, table)
     plan = native(plan)  # from here on for JSON only: an infinite radius has become text
-    models = _models(plan, tables)
+    models = _models(plan, tables, record.get("audit") or [])
     summary: dict[str, Any] = {
         "format": FORMAT,
         "plan_id": plan["id"],
@@ -93,8 +94,10 @@ def rate(row: Mapping[str, Any], name: str, reason: str | None) -> dict[str, Any
     return {**{key: row[column] for key, column in keys.items()}, "reason": reason}
 
 
-def _models(plan: Mapping[str, Any], tables: Mapping[str, list[dict[str, Any]]]) -> list[dict[str, Any]]:
-    """Return each model with its clean accuracy and, for each threat model, its robust accuracy and what that cost."""
+def _models(
+    plan: Mapping[str, Any], tables: Mapping[str, list[dict[str, Any]]], audits: list[dict[str, Any]]
+) -> list[dict[str, Any]]:
+    """Return each model with its clean accuracy and, for each threat model, robust accuracy, audit and what it cost."""
     spent = {(row["model"], row["norm"], row["epsilon"]): row for row in tables["cost"]}
     found = []
     for model in plan["models"]:
@@ -117,11 +120,47 @@ def _models(plan: Mapping[str, Any], tables: Mapping[str, list[dict[str, Any]]])
                     "name": threat_name(threat),
                     "robust_accuracy": rate(row, "robust", row["reason"]),
                     "cost": {name: cost[f"{name}_per_sample"] for name in ("forward", "backward")},
+                    "audit": _audit(audits, (model["name"], *key)),
                 }
             )
         entry["sentence"] = sentence(entry, plan)
         found.append(entry)
     return found
+
+
+def _audit(audits: list[dict[str, Any]], key: tuple[Any, ...]) -> dict[str, Any] | None:
+    """Return what the audits say of one model at one threat model, with the sentence that says it, or None."""
+    found = next((audit for audit in audits if (audit["model"], audit["norm"], audit["epsilon"]) == key), None)
+    return None if found is None else {**found, "sentence": audit_sentence(found)}
+
+
+def audit_sentence(audit: Mapping[str, Any]) -> str:
+    """Return what the audits found in plain words."""
+    if audit["bound"] is None:
+        return f"No audit: {audit['reason']}"
+    if not audit["survivors"]:
+        return "Nothing was left to audit"
+    text = (
+        f"Full AutoAttack on {audit['audited']:,} of {audit['survivors']:,} survivors, drawn at random, broke "
+        f"{audit['found']:,} more"
+    )
+    if audit["escalated"]:
+        text += (
+            f"; what broke them ({', '.join(audit['escalated'])}) then ran on all the others and broke "
+            f"{audit['broken_by_escalation']:,}"
+        )
+    left = "on every survivor, so that it would lower the figure no further"
+    if audit["unaudited"]:
+        left = (
+            f"on all the others would lower the figure by at most {100 * audit['bound']:.1f} percentage points "
+            f"({100 * audit['confidence']:.0f} % confidence"
+        )
+        asked = audit["asked"]
+        left += (
+            ")" if asked is None else f"; {100 * asked:g} were asked for{'' if audit['kept'] else ', and not reached'})"
+        )
+        return f"{text}. Full AutoAttack {left}"
+    return f"{text}. It ran {left}"
 
 
 def sentence(model: Mapping[str, Any], plan: Mapping[str, Any]) -> str:
@@ -142,7 +181,14 @@ def sentence(model: Mapping[str, Any], plan: Mapping[str, Any]) -> str:
         told = f"{percent(robust['value'])} ({interval(robust['low'], robust['high'])})"
         still = "still are after every attack in the suite at" if not parts else "at"
         parts.append(f"{told} {still} {threat['name']}")
-    return "; ".join([text, *parts]) + "."
+    audits = [
+        f"At {threat['name']}: {threat['audit']['sentence'][0].lower()}{threat['audit']['sentence'][1:]}."
+        if len(model["threats"]) > 1
+        else f"{threat['audit']['sentence']}."
+        for threat in model["threats"]
+        if threat.get("audit")
+    ]
+    return " ".join(["; ".join([text, *parts]) + ".", *audits])
 
 
 def _methods(plan: Mapping[str, Any]) -> list[dict[str, Any]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import re
 import tomllib
 import types
 import typing
@@ -61,6 +62,47 @@ class AttackSpec:
 
 
 @dataclass(frozen=True)
+class Audit:
+    """How far an audit is to go; see docs/audit.md.
+
+    Args:
+        bound: by how much, as a fraction of all samples, the full attacks may still lower the robust accuracy; None asks
+            for no bound.
+        samples: most survivors that audits may attack in full; None sets no limit.
+        confidence: of the bound.
+    """
+
+    bound: float | None
+    samples: int | None = None
+    confidence: float = 0.95
+
+    @classmethod
+    def parse(cls, text: str) -> Audit | None:
+        """Read ``"2pp"``, ``"100samples"``, both with a comma between, or ``"off"``, which gives None.
+
+        Raises:
+            InvalidValue: for anything else.
+
+        Example:
+            >>> Audit.parse("2pp,100samples")
+            Audit(bound=0.02, samples=100, confidence=0.95)
+        """
+        if text.strip() == "off":
+            return None
+        found = _AUDIT.fullmatch(text.replace(" ", ""))
+        if not found or not any(found.groups()) or float(found[1] or 0) > 100:
+            raise InvalidValue(
+                f"audit={text!r} was given",
+                "a bound in percentage points, a number of samples, both, or 'off' is allowed",
+                "Write e.g. 2pp, 100samples, 2pp,100samples or off.",
+            )
+        return cls(float(found[1]) / 100 if found[1] else None, int(found[2]) if found[2] else None)
+
+
+_AUDIT = re.compile(r"(?:(\d+(?:\.\d+)?)pp)?,?(?:(\d+)samples)?")
+
+
+@dataclass(frozen=True)
 class Settings:
     """How an evaluation is carried out; the defaults of the command line and of the TOML file.
 
@@ -75,20 +117,32 @@ class Settings:
         batch_size: most rows sent through the model at once.
         threads: torch threads of each worker. Part of the plan, for it changes the last bits of a result.
         device: torch device, such as "cpu" or "cuda".
+        twin: "folded" lets attacks search on a faster twin of each model, checked against it; verdicts stay with the
+            model itself. "off" searches on the model. Others: ``robustscope.models.twin.KINDS``.
+        audit: how the survivors are audited by full attacks: a bound such as "2pp", a budget such as "100samples", both
+            with a comma between, or "off". Empty means "2pp" for the suite "audited" and "off" for any other.
     """
 
     samples: str | int = ""
-    suite: str = "baseline"
+    suite: str = "audited"
     curve: tuple[float, ...] = (0.25, 0.5, 2.0)
     seed: int = 0
     shard_size: int = 256
     batch_size: int = 128
     threads: int = 1
     device: str = "cpu"
+    twin: str = "off"
+    audit: str = ""
+
+    def asked_audit(self, own_attacks: bool) -> Audit | None:
+        """Return the audit that is asked for; an evaluation with attacks of one's own has none unless it says so."""
+        default = "2pp" if self.suite == Settings.suite and not own_attacks else "off"
+        return Audit.parse(self.audit or default)
 
     def __post_init__(self) -> None:
         conform(self)
         object.__setattr__(self, "samples", str(self.samples))
+        Audit.parse(self.audit or "off")
         for name, most in (("shard_size", None), ("batch_size", None), ("threads", MOST_THREADS)):
             value = getattr(self, name)
             if value < 1 or (most is not None and value > most):

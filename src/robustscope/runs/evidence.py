@@ -20,7 +20,7 @@ from robustscope.runs.config import config_from_dict
 from robustscope.runs.engines.local import torch_threads
 from robustscope.runs.execute import check_subjects
 from robustscope.runs.plan import Subjects, load_subjects
-from robustscope.runs.store import evidence_digest, read_evidence, read_plan, read_table, shard_record
+from robustscope.runs.store import cells_of, evidence_digest, read_evidence, read_plan, read_table, shard_record
 
 TIE = 1e-5
 
@@ -96,7 +96,7 @@ class _Checker:
     def __init__(self, run: Path, plan: Mapping[str, Any], shard: Mapping[str, Any], subjects: Subjects) -> None:
         position = next(i for i, model in enumerate(plan["models"]) if model["name"] == shard["model"])
         self.run, self.shard = run, shard["index"]
-        self.cells = [cell for cell in plan["cells"] if cell["model"] == shard["model"]]
+        self.cells = cells_of(plan, shard)
         self.model = subjects.models[position].classifier
         self.ids = list(shard["ids"])
         self.x = subjects.data.read(self.ids).to(plan["request"]["settings"]["device"])

@@ -6,7 +6,7 @@ import platform
 import sys
 import time
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -24,10 +24,11 @@ from robustscope.core.resume import keeping
 from robustscope.core.threats import make_threat
 from robustscope.geometry.losses import margin
 from robustscope.models.classifier import Classifier
+from robustscope.models.twin import CHECKED, Twin, make_twin
 from robustscope.probes.flags import measure_flags
 from robustscope.runs.partial import Partial
 from robustscope.runs.plan import Subjects
-from robustscope.runs.store import write_shard
+from robustscope.runs.store import cells_of, write_shard
 
 GALLERY = 8
 Entry = Mapping[str, Any]
@@ -39,7 +40,8 @@ def check_subjects(plan: Mapping[str, Any], subjects: Subjects) -> None:
     Raises:
         CorruptRun: naming what changed since the plan was made.
     """
-    ids = sorted({i for shard in plan["shards"] for i in shard["ids"]})
+    shards = [shard for shard in plan["shards"] if "cells" not in shard]  # stages see samples of these again
+    ids = sorted({i for shard in shards for i in shard["ids"]})
     pairs = [
         (f"the model {entry['name']!r}", entry["fingerprint"], model.fingerprint)
         for entry, model in zip(plan["models"], subjects.models, strict=True)
@@ -47,7 +49,7 @@ def check_subjects(plan: Mapping[str, Any], subjects: Subjects) -> None:
     if ids and max(ids) >= len(subjects.data):
         pairs.append(("the data set", plan["data"]["fingerprint"], "of fewer samples"))
     else:
-        first = [i for shard in plan["shards"] if shard["model"] == plan["models"][0]["name"] for i in shard["ids"]]
+        first = [i for shard in shards if shard["model"] == plan["models"][0]["name"] for i in shard["ids"]]
         pairs.append(("the data set", plan["data"]["fingerprint"], subjects.data.fingerprint(first)))
     for what, expected, found in pairs:
         if expected != found:
@@ -83,14 +85,16 @@ def run_shard(plan: Mapping[str, Any], index: int, subjects: Subjects, run: Path
         warnings.simplefilter("always")
         keeper = Partial(run, plan, index, classifier.ledger, {**versions(), "device": describe_device(device)}, device)
         flags = _flags(plan, shard, classifier, x, y)
+        twin = twin_of(plan, position, subjects)
         with keeping(keeper):
-            rows, evidence = attack_shard(plan, shard, classifier, x, y)
+            rows, evidence, reverted = attack_shard(plan, shard, classifier, x, y, twin)
     record = {
         "index": index,
         "seconds": round(keeper.earlier + time.perf_counter() - began, 3),
         "forward": classifier.ledger.forward,
         "backward": classifier.ledger.backward,
         "warnings": sorted({f"{w.category.__name__}: {w.message}" for w in caught}),
+        "twin": {"kind": twin.kind, "notes": list(twin.notes), "reverted": reverted},
         "versions": versions(),
         "device": describe_device(device),
         "flags": flags,
@@ -107,19 +111,37 @@ def _flags(plan: Mapping[str, Any], shard: Entry, classifier: Classifier, x: Ten
     return [{"model": shard["model"], **asdict(finding)} for finding in measure_flags(classifier, x, y)]
 
 
+def twin_of(plan: Mapping[str, Any], position: int, subjects: Subjects) -> Twin:
+    """Return what to search on instead of a model; a twin is made once, and checked on the plan's first samples.
+
+    So it does not depend on the shards that a worker happens to run whether a twin is used or refused.
+    """
+    if position not in subjects.twins:
+        classifier = subjects.models[position].classifier
+        kind = plan.get("twin", "off")
+        x = subjects.data.read(list(plan["shards"][0]["ids"][:CHECKED])) if kind != "off" else torch.empty(0, 1)
+        subjects.twins[position] = make_twin(classifier, x.to(plan["request"]["settings"]["device"]), kind)
+    return subjects.twins[position]
+
+
 def attack_shard(
-    plan: Mapping[str, Any], shard: Mapping[str, Any], classifier: Classifier, x: Tensor, y: Tensor
-) -> tuple[pd.DataFrame, dict[str, np.ndarray]]:
-    """Run all cells of a shard and return its rows and its evidence."""
+    plan: Mapping[str, Any],
+    shard: Mapping[str, Any],
+    classifier: Classifier,
+    x: Tensor,
+    y: Tensor,
+    twin: Twin | None = None,
+) -> tuple[pd.DataFrame, dict[str, np.ndarray], int]:
+    """Run all cells of a shard; return its rows, its evidence, and how many examples fooled the twin alone."""
     ids = np.asarray(shard["ids"], dtype=np.int64)
-    cells = [cell for cell in plan["cells"] if cell["model"] == shard["model"]]
+    cells = cells_of(plan, shard)
     try:
         clean = _clean_columns(classifier, x, y)
     except Exception as error:
-        return _failed(shard, cells, ids, y, error), {}
+        return _failed(shard, cells, ids, y, error), {}, 0
     correct = torch.as_tensor(clean["clean_correct"].astype(bool), device=x.device)
     draws = Draws(plan["seed"], tuple(ids.tolist()))
-    frames, evidence, shown = [], {}, []
+    frames, evidence, shown, reverted = [], {}, [], 0
     for norm in dict.fromkeys(cell["norm"] for cell in cells):
         group = [cell for cell in cells if cell["norm"] == norm]
         attempts = [
@@ -127,11 +149,12 @@ def attack_shard(
         ]
         broken: dict[str, Any] = {"note": np.full(len(ids), "", dtype=object)}
         broken["note"][~clean["clean_correct"]] = "misclassified"
-        steps = cascade(classifier, x, y, attempts, draws, correct, name=norm)
+        steps = cascade(classifier, x, y, attempts, draws, correct, twin=twin, name=norm)
         for cell, step in zip(group, steps, strict=True):
             columns = _columns(len(ids), step, broken["note"])
             frames.append(_frame(shard, cell, ids, y, {**columns, **clean}))
             if step.outcome is not None:
+                reverted += 0 if step.outcome.reverted is None else int(step.outcome.reverted.sum())
                 found = step.rows[step.outcome.verdict.success]
                 where = found.cpu().numpy()
                 result, success = step.outcome.result, step.outcome.verdict.success
@@ -146,7 +169,7 @@ def attack_shard(
     if gallery:
         evidence["gallery/x"] = x[gallery].cpu().numpy()
         evidence["gallery/samples"] = ids[gallery]
-    return pd.concat(frames, ignore_index=True), evidence
+    return pd.concat(frames, ignore_index=True), evidence, reverted
 
 
 def _clean_columns(classifier: Classifier, x: Tensor, y: Tensor) -> dict[str, np.ndarray]:
@@ -203,7 +226,7 @@ def _frame(shard: Entry, cell: Entry, ids: np.ndarray, y: Tensor, columns: dict[
     return pd.DataFrame({**head, **columns})
 
 
-def _failed(shard: Entry, cells: list[Entry], ids: np.ndarray, y: Tensor, error: Exception) -> pd.DataFrame:
+def _failed(shard: Entry, cells: Sequence[Entry], ids: np.ndarray, y: Tensor, error: Exception) -> pd.DataFrame:
     """Return error rows for a shard whose clean pass failed."""
     nothing = {
         "clean_correct": np.full(len(ids), None, dtype=object),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import torch
@@ -12,7 +12,7 @@ import torch
 from robustscope import __version__
 from robustscope.attacks import ATTACKS
 from robustscope.attacks.compose import attack
-from robustscope.attacks.suites import SUITES, suite
+from robustscope.attacks.suites import SUITES, auditor, suite
 from robustscope.core.errors import InvalidValue, RobustscopeError
 from robustscope.core.threats import Threat, kind_of, make_threat, parse_threat
 from robustscope.data.base import Dataset
@@ -21,9 +21,11 @@ from robustscope.data.selection import select
 from robustscope.models.blackbox import limit_of
 from robustscope.models.classifier import Classifier
 from robustscope.models.loading import LoadedModel, load_model
+from robustscope.models.twin import CHECKED, Twin, check_kind
 from robustscope.models.weights import check_device
 from robustscope.probes.flags import COST, SAMPLES
-from robustscope.runs.config import AttackSpec, Config, ModelSpec, Settings, to_dict
+from robustscope.runs.audit import expected_draws
+from robustscope.runs.config import AttackSpec, Audit, Config, ModelSpec, Settings, to_dict
 from robustscope.runs.store import FORMAT, sealed
 
 DEFAULT_SAMPLES = 1000
@@ -32,10 +34,11 @@ Attacks = list[tuple[str, dict[str, Any]]]
 
 @dataclass(frozen=True)
 class Subjects:
-    """The models and the data of a plan, loaded."""
+    """The models and the data of a plan, loaded, and the twins of the models that were made so far, by position."""
 
     models: tuple[LoadedModel, ...]
     data: Dataset
+    twins: dict[int, Twin] = field(default_factory=dict, compare=False)
 
 
 def load_subjects(models: Sequence[ModelSpec], data: str, settings: Settings) -> Subjects:
@@ -77,6 +80,7 @@ def make_plan(config: Config, subjects: Subjects | None = None) -> dict[str, Any
     ids = _samples(subjects.data, settings)
     attacks = _attacks(config)  # a suite or an attack that does not exist is refused before any model runs
     check_device(settings.device)
+    check_kind(settings.twin, settings.device)
     threats, cells = [], []
     for name, model in zip(names, subjects.models, strict=True):
         _check_place(name, model.classifier, settings.device)
@@ -103,6 +107,7 @@ def make_plan(config: Config, subjects: Subjects | None = None) -> dict[str, Any
         "seed": settings.seed,
         "batch_size": settings.batch_size,
         "threads": settings.threads,
+        "twin": settings.twin,
         "models": [_describe(n, m, s) for n, m, s in zip(names, subjects.models, config.models, strict=True)],
         "data": {
             "name": subjects.data.name,
@@ -124,6 +129,9 @@ def make_plan(config: Config, subjects: Subjects | None = None) -> dict[str, Any
         "shards": shards,
         "request": to_dict(config),
     }
+    audit = settings.asked_audit(bool(config.attacks))
+    if audit is not None and any(auditor(t.norm, 2) for t in threats):
+        plan["audit"] = asdict(audit)
     plan["cost"] = forecast(plan)
     return sealed(plan)
 
@@ -245,13 +253,20 @@ def _cells(
         for epsilon in sorted(radii):
             threat = make_threat(norm, epsilon, given[0].bounds)
             for name, parameters in attacks[norm]:
-                cells.append(_cell(first + len(cells), model, threat, name, parameters, (norm, epsilon) in headline))
+                cells.append(
+                    make_cell(first + len(cells), model, threat, name, parameters, (norm, epsilon) in headline)
+                )
     return cells
 
 
-def _cell(
+def make_cell(
     index: int, model: str, threat: Threat, name: str, parameters: dict[str, Any], headline: bool
 ) -> dict[str, Any]:
+    """Return a cell: an attack with all its parameters, defaults filled in, against one threat set.
+
+    Raises:
+        InvalidValue: if the attack is not defined for the threat set, or a parameter cannot stand in a plan.
+    """
     card = ATTACKS[name]
     card.check(threat)
     resolved = card.pin(card.resolve(parameters))
@@ -304,21 +319,35 @@ def _describe(name: str, model: LoadedModel, spec: ModelSpec) -> dict[str, Any]:
 
 def forecast(plan: dict[str, Any]) -> dict[str, int]:
     """Return the most rows that a plan can cost: a clean pass, every attack on every sample at every radius, the judge's
-    two passes after each attack, and a few samples for the automatic flags.
+    two passes after each attack, a few samples for the automatic flags, and the first audit; later ones follow only
+    where the first has found something. With a twin, every sample may have to be attacked twice.
     """
     forward = backward = 0
+    searches = 1 if plan["twin"] == "off" else 2
+    audited: dict[tuple[str, str, float], int] = {}
     per_model = {model["name"]: 0 for model in plan["models"]}
     for shard in plan["shards"]:
         per_model[shard["model"]] += len(shard["ids"])
     for name, samples in per_model.items():
         looked_at = min(samples, SAMPLES)
-        forward += samples + looked_at * COST[0]
-        backward += looked_at * COST[1]
+        checked = 2 * CHECKED * len(plan["shards"]) * (searches - 1)
+        forward += samples + looked_at * COST[0] + checked
+        backward += looked_at * COST[1] + checked
         for cell in plan["cells"]:
             if cell["model"] == name:
                 most = ATTACKS[cell["attack"]].cost(cell["parameters"])
-                forward += samples * (most[0] + 2)
-                backward += samples * most[1]
+                forward += samples * (searches * (most[0] + 3) - 1)
+                backward += samples * searches * most[1]
+                if plan.get("audit") and cell["headline"]:
+                    audited.setdefault((name, cell["norm"], cell["epsilon"]), samples)
+    for (name, norm, _), samples in audited.items():
+        classes = next(model["num_classes"] for model in plan["models"] if model["name"] == name)
+        drawn = expected_draws(samples, Audit(**plan["audit"]))
+        for attack_name, parameters in auditor(norm, classes):
+            card = ATTACKS[attack_name]
+            most = card.cost(card.resolve(parameters))
+            forward += drawn * (searches * (most[0] + 3) - 1)
+            backward += drawn * searches * most[1]
     return {"forward": forward, "backward": backward}
 
 

@@ -7,16 +7,18 @@ import platform
 import shutil
 import subprocess
 import threading
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
 from robustscope.core.errors import InvalidValue, StoreError
+from robustscope.runs.audit import verdicts
 from robustscope.runs.config import config_from_dict
 from robustscope.runs.engines.local import part, run_here, run_in_processes
 from robustscope.runs.execute import check_subjects
 from robustscope.runs.plan import Subjects, load_subjects
-from robustscope.runs.store import missing_shards, portable, read_plan, shard_record, write_json
+from robustscope.runs.stages import extend
+from robustscope.runs.store import missing_shards, portable, read_plan, read_table, shard_record, write_json
 
 
 class Watcher(Protocol):
@@ -112,16 +114,27 @@ def carry_out(
         RobustscopeError: for a damaged folder, changed models or data, a full disk.
     """
     run = Path(run)
-    plan = read_plan(run)
     if workers < 1:
         raise InvalidValue(f"workers={workers} was given", "an integer >= 1 is allowed", "Write e.g. --workers 2.")
+    watcher = watcher or Nobody()
+    done = _carry_out(run, read_plan(run), workers, share, subjects, watcher)
+    while done and extend(run):  # the audit; whoever is here carries out its stages, whatever the share
+        done = _carry_out(run, read_plan(run), workers, None, subjects, watcher)
+    if done:
+        finish(run, read_plan(run))
+    return done
+
+
+def _carry_out(
+    run: Path, plan: dict[str, Any], workers: int, share: str | None, subjects: Subjects | None, watcher: Watcher
+) -> bool:
+    """Run the shards of a plan that are missing; returns whether none is missing any more."""
     if workers > 1 and any("query_limit" in model for model in plan["models"]):
         raise InvalidValue(
             f"workers={workers} was given for a model with a query_limit",
             "one process is allowed, for each would count for itself",
             "Leave --workers out, or lift the limit.",
         )
-    watcher = watcher or Nobody()
     sizes = {shard["index"]: len(shard["ids"]) for shard in plan["shards"]}
     missing = set(missing_shards(run, plan))
     for index in sizes.keys() - missing:  # a stored shard that cannot be read is an error now, not after hours
@@ -136,10 +149,7 @@ def carry_out(
         wanted = [index for index in wanted if index in missing]
         if wanted:  # another worker holds them: wait for it to finish, or to die and free them
             threading.Event().wait(0.5)
-    if missing_shards(run, plan):  # of other shares
-        return False
-    finish(run, plan)
-    return True
+    return not missing_shards(run, plan)  # of other shares
 
 
 def _run(
@@ -171,6 +181,7 @@ def finish(run: Path, plan: Mapping[str, Any]) -> dict[str, Any]:
     record = {
         "plan_id": plan["id"],
         "complete": True,
+        "audit": verdicts(plan, read_table(run)) if plan.get("audit") else [],
         "versions": dict(records[0]["versions"]) if records else {},
         "mixed_versions": len(seen) > 1,
         "device": " / ".join(sorted({record["device"] for record in records})),
@@ -179,6 +190,7 @@ def finish(run: Path, plan: Mapping[str, Any]) -> dict[str, Any]:
         "seconds": round(sum(record["seconds"] for record in records), 3),
         "forward": sum(record["forward"] for record in records),
         "backward": sum(record["backward"] for record in records),
+        "twins": twins_used(plan, records),
         "shards": [{k: r[k] for k in ("index", "seconds", "forward", "backward", "warnings")} for r in records],
         "warnings": sorted({warning for record in records for warning in record["warnings"]}),
         "flags": [flag for record in records for flag in record.get("flags", [])],
@@ -188,6 +200,16 @@ def finish(run: Path, plan: Mapping[str, Any]) -> dict[str, Any]:
     for lock in (run / "shards").glob("*.lock"):  # left by workers killed between storing a shard and unlocking it
         lock.unlink(missing_ok=True)
     return record
+
+
+def twins_used(plan: Mapping[str, Any], records: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Return what the attacks on each model searched on: kind of twin, notes, and examples that fooled it alone."""
+    found: dict[str, dict[str, Any]] = {}
+    for shard, record in zip(plan["shards"], records, strict=True):
+        twin = record.get("twin") or {"kind": "off", "notes": [], "reverted": 0}
+        first = {"model": shard["model"], "kind": twin["kind"], "notes": twin["notes"], "reverted": 0}
+        found.setdefault(shard["model"], first)["reverted"] += twin["reverted"]
+    return list(found.values())
 
 
 def git_state() -> dict[str, Any] | None:

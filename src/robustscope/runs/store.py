@@ -3,6 +3,7 @@
 Layout of a run folder::
 
     plan.json                     what was asked, defaults filled in; its id names everything that can change a result
+    stages/001.json               cells and shards that the audit of the rows so far adds to the plan; see ``runs.audit``
     shards/00000.parquet          one row for each (cell, sample) of the shard
     evidence/00000.safetensors    every adversarial example that supports a row, and some clean images to show
     record.json                   versions, device, seconds, warnings; written when all shards are there
@@ -180,7 +181,43 @@ def essence(plan: Mapping[str, Any]) -> dict[str, Any]:
     cells = [{"model": position[c["model"]], **{k: c[k] for k in cell_keys}} for c in plan["cells"]]
     shards = [{"index": s["index"], "model": position[s["model"]], "ids": s["ids"]} for s in plan["shards"]]
     engine = {k: plan[k] for k in ("format", "seed", "batch_size", "threads")}
-    return {**engine, "models": models, "data": plan["data"]["fingerprint"], "cells": cells, "shards": shards}
+    if plan.get("twin", "off") != "off":  # left out otherwise, so that runs from before there were twins keep their id
+        engine["twin"] = plan["twin"]
+    audit = {"audit": plan["audit"]} if "audit" in plan else {}
+    return {**engine, "models": models, "data": plan["data"]["fingerprint"], "cells": cells, "shards": shards, **audit}
+
+
+def cells_of(plan: Mapping[str, Any], shard: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Return the cells that a shard runs: those of its stage, or all of its model that belong to none."""
+    if "cells" in shard:
+        return [plan["cells"][index] for index in shard["cells"]]
+    return [cell for cell in plan["cells"] if cell["model"] == shard["model"] and "stage" not in cell]
+
+
+def stage_path(run: Path, number: int) -> Path:
+    """Return where a stage of the audit is stored."""
+    return run / "stages" / f"{number:03d}.json"
+
+
+def with_stages(plan: Mapping[str, Any], run: Path) -> dict[str, Any]:
+    """Return a plan with the cells and shards of all stages that are stored; "stages" then lists what they do.
+
+    Raises:
+        CorruptRun: for a stage that was edited, or belongs to another plan.
+    """
+    if not stage_path(run, 1).exists():
+        return dict(plan)
+    whole = {**plan, "cells": list(plan["cells"]), "shards": list(plan["shards"]), "stages": []}
+    number = 1
+    while stage_path(run, number).exists():
+        path = stage_path(run, number)
+        stage = read_json(path)
+        if stage.get("seal") != plan_id({k: v for k, v in stage.items() if k != "seal"}) or stage["plan"] != plan["id"]:
+            raise CorruptRun(f"{path} was edited or is of another plan", "a stage as written is allowed", _RESTORE)
+        for name in ("cells", "shards", "stages"):
+            whole[name] += stage[name]
+        number += 1
+    return whole
 
 
 def read_plan(run: str | Path) -> dict[str, Any]:
@@ -207,7 +244,7 @@ def read_plan(run: str | Path) -> dict[str, Any]:
                 "a plan as written is allowed",
                 _RESTORE,
             )
-    return plan
+    return with_stages(plan, Path(run))
 
 
 def read_record(run: str | Path) -> dict[str, Any]:
@@ -301,10 +338,28 @@ def read_table(run: str | Path) -> pd.DataFrame:
         except duckdb.Error as error:
             raise _bad_shard(path, error) from error
         check_rows(parts[-1], plan, shard, path)
+    parts += _not_drawn(plan, pd.concat(parts, ignore_index=True))
     table = pd.concat(parts, ignore_index=True).sort_values(["cell", "sample"], kind="stable", ignore_index=True)
     for name in ("success", "survives_8bit", "clean_correct"):
         table[name] = table[name].astype("boolean")
     return table
+
+
+def _not_drawn(plan: Mapping[str, Any], rows: pd.DataFrame) -> list[pd.DataFrame]:
+    """Return a skipped row for each sample that a stage's cell did not attack, so that every cell speaks of all samples."""
+    found = []
+    for cell in plan["cells"]:
+        if "stage" not in cell:
+            continue
+        first = next(c["index"] for c in plan["cells"] if c["model"] == cell["model"])
+        drawn = rows.loc[rows["cell"] == cell["index"], "sample"]
+        rest = rows[(rows["cell"] == first) & ~rows["sample"].isin(drawn)].copy()
+        rest[["shard", "cell", "y_adv", "forward", "backward"]] = (-1, cell["index"], -1, 0, 0)
+        rest["status"], rest["note"] = "skipped", f"not drawn in stage {cell['stage']}"
+        rest[["distance", "adv_confidence", "adv_margin"]] = math.nan
+        rest["success"], rest["survives_8bit"] = None, None
+        found.append(rest)
+    return found
 
 
 def check_rows(rows: pd.DataFrame, plan: Mapping[str, Any], shard: Mapping[str, Any], path: Path) -> None:
@@ -313,7 +368,7 @@ def check_rows(rows: pd.DataFrame, plan: Mapping[str, Any], shard: Mapping[str, 
     Raises:
         CorruptRun: naming a missing, doubled or foreign row.
     """
-    cells = [cell["index"] for cell in plan["cells"] if cell["model"] == shard["model"]]
+    cells = [cell["index"] for cell in cells_of(plan, shard)]
     expected = pd.MultiIndex.from_product([cells, shard["ids"]])
     found = pd.MultiIndex.from_arrays([rows["cell"].astype("int64"), rows["sample"].astype("int64")])
     for what, index in (
