@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Literal
-
 import torch
 from torch import Tensor
 
@@ -13,7 +11,7 @@ from robustscope.attacks.pgd import check_positive
 from robustscope.attacks.search import columns
 from robustscope.core.draws import Draws
 from robustscope.core.errors import InvalidValue
-from robustscope.core.types import AttackResult, ThreatModel
+from robustscope.core.types import AttackResult, Norm, ThreatModel
 from robustscope.geometry import balls
 from robustscope.geometry.losses import margin_loss
 from robustscope.models.classifier import Classifier
@@ -25,8 +23,8 @@ BIBTEX = """@inproceedings{rony2021augmented,
   year = {2021}
 }"""
 
-FIRST_STEP = {"l2": 0.1, "l1": 0.5}
-MEMORY = {"l2": 0.9, "l1": 0.5}
+FIRST_STEP: dict[Norm, float] = {"l2": 0.1, "l1": 0.5}
+MEMORY: dict[Norm, float] = {"l2": 0.9, "l1": 0.5}
 WEIGHTS = (1e-6, 1e12)
 """Bounds of the multiplier."""
 
@@ -114,7 +112,9 @@ def alma(
     if not 0 <= memory < 1:
         raise InvalidValue(f"memory={memory} was given", "a number in [0, 1) is allowed", "Write e.g. 0.9.")
     if not curvature_growth > 1:
-        raise InvalidValue(f"curvature_growth={curvature_growth} was given", "a number > 1 is allowed", "Write e.g. 1.2.")
+        raise InvalidValue(
+            f"curvature_growth={curvature_growth} was given", "a number > 1 is allowed", "Write e.g. 1.2."
+        )
     search = ConfidentSearch(model, x, y, threat, targets)
     rows = search.start()
     centre, width = x[rows], threat.bounds.upper - threat.bounds.lower
@@ -159,7 +159,7 @@ def _slope(g: Tensor, rho: Tensor, mu: Tensor) -> Tensor:
     return torch.where(g >= 0, before, mu / (1 - rho * g.clamp(max=0)).square())
 
 
-def _direction(norm: Literal["l2", "l1"], delta: Tensor) -> Tensor:
+def _direction(norm: Norm, delta: Tensor) -> Tensor:
     """Return the gradient of the length of ``delta`` (b, *S); zero where it is zero."""
     if norm == "l1":
         return delta.sign()

@@ -1,21 +1,26 @@
-"""Nearest: several minimum-norm attacks share one budget, and the nearest example of all counts."""
+"""Nearest: examples of every class are met first, and the nearest of them are then drawn in, within one budget."""
 
 from __future__ import annotations
 
 import math
-from dataclasses import replace
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from robustscope.attacks import fab, fmn
 from robustscope.attacks.cards import ATTACKS, register
+from robustscope.attacks.fab_targeted import boundary
 from robustscope.attacks.pgd import check_positive
 from robustscope.attacks.search import Search
+from robustscope.core import resume
 from robustscope.core.draws import Draws
 from robustscope.core.errors import InvalidValue
 from robustscope.core.types import AttackResult, Norm, ThreatModel
 from robustscope.geometry import balls
+from robustscope.geometry.losses import margin_loss
 from robustscope.models.classifier import Classifier
 
 BIBTEX = """@inproceedings{pintor2021fast,
@@ -25,30 +30,47 @@ BIBTEX = """@inproceedings{pintor2021fast,
   year = {2021}
 }"""
 
-PLAN: dict[Norm, tuple[tuple[str, float, int], ...]] = {
-    "linf": (("fmn", 0.4, 0), ("fab_targeted", 0.6, 9)),
-    "l2": (("fmn", 0.4, 0), ("fab_targeted", 0.6, 9)),
-    "l1": (("pdpgd", 0.3, 0), ("fmn", 0.3, 3), ("fab_targeted", 0.4, 4)),
-    "l0": (("sigma_zero", 0.35, 0), ("sigma_zero", 0.25, 0), ("fmn", 0.15, 0), ("fmn", 0.25, 5)),
+
+@dataclass(frozen=True)
+class Plan:
+    """Shares of the steps.
+
+    Args:
+        fab: for the first examples, by FAB towards each class.
+        alma: for one more, by ALMA; 0 for none.
+        rounds: (most examples that are drawn in, share), one after the other.
+    """
+
+    fab: float
+    alma: float
+    rounds: tuple[tuple[int, float], ...]
+
+
+PLANS: dict[Norm, Plan] = {
+    "linf": Plan(0.25, 0, ((9, 0.35), (3, 0.22), (1, 0.18))),
+    "l2": Plan(0.2, 0.1, ((10, 0.35), (3, 0.2), (1, 0.15))),
+    "l1": Plan(0.2, 0.1, ((10, 0.35), (3, 0.2), (1, 0.15))),
 }
-"""(attack, share of the steps, most classes that it is sent towards; 0 for an untargeted run).
+FEWEST = (("sigma_zero", 0.35, 0), ("sigma_zero", 0.25, 0), ("fmn", 0.15, 0), ("fmn", 0.25, 5))
+"""l0: (attack, share of the steps, most classes that it is sent towards; 0 for an untargeted run).
 
 Sigma-zero's path hangs on its schedule, so that a second run of another length ends elsewhere.
 """
 
-FAB_ROWS = 1.5
-"""Rows of a step of FAB towards one class, two forward and one backward, over those of a step of FMN."""
+SEARCH_STEPS = 3
+OUTWARD_STEPS, OUTWARD_SIZE = 10, 0.1
+"""Steps straight towards a class that FAB did not reach, and their length as a share of the width of the bounds."""
 
 
 @register(
     "nearest",
     version=1,
-    source="this project; its parts: arXiv:2102.12827, arXiv:2003.01690, arXiv:2106.01538, arXiv:2402.01879",
+    source="this project; its parts: arXiv:2003.01690, arXiv:2011.11857, arXiv:2102.12827, arXiv:2402.01879",
     bibtex=BIBTEX,
     aim="minimum-norm",
     norms=("linf", "l2", "l1", "l0"),
     quick={"steps": 150},
-    cost=lambda p: (1.25 * p["steps"] + 40, p["steps"] + 10),
+    cost=lambda p: (1.25 * p["steps"] + 60, p["steps"] + 40),
 )
 def nearest(
     model: Classifier,
@@ -61,13 +83,14 @@ def nearest(
     steps: int = 1000,
     num_targets: int = 9,
 ) -> AttackResult:
-    """Run minimum-norm attacks one after the other: first away from the true class, then towards each other class.
+    """Meet an adversarial example of every class, then draw the nearest of them in.
 
-    An untargeted attack follows the gradient of one margin and stays where that leads: on networks whose gradients
-    vanish or turn, another class is often much nearer, or the only one that is found at all. linf, l2: FMN has 40 % of
-    the steps, FAB towards each of 9 classes the rest. l1: PDPGD has 30 %, FMN towards 3 classes 30 %, FAB towards 4 the
-    rest. l0: sigma-zero has 35 % and again 25 %, FMN 15 %, FMN towards 5 classes the rest. The classes are those of the
-    largest logits at ``x``, with equal shares.
+    An attack that starts at ``x`` follows the gradients there, and ends where they lead: on networks whose gradients
+    vanish or turn, other examples are much nearer. linf, l2, l1: FAB takes a quarter of the steps or less to reach each
+    of 9 classes, roughly; where it fails, plain large steps towards the class do. For l2 and l1 ALMA adds one example,
+    met from far outside. Each of them is then the start of a short walk of FMN, inwards. The three nearest are walked
+    on from, and at last the nearest. l0: sigma-zero has 35 % of the steps and again 25 %, FMN 15 %, FMN towards 5
+    classes the rest. The classes are those of the largest logits at ``x``.
 
     Args:
         model: classifier under attack.
@@ -86,9 +109,9 @@ def nearest(
     Raises:
         InvalidValue: for hyper-parameters out of range.
 
-    Source: this project, after Pintor et al. 2021, arXiv:2102.12827 (FMN); Croce & Hein 2020, arXiv:2003.01690, Sec. 5
-        (FAB-T); Matyasko & Chau 2021, arXiv:2106.01538 (PDPGD); Cinà et al. 2025, arXiv:2402.01879 (sigma-zero). What
-        the shares were chosen by stands in benchmarks/strength.md.
+    Source: this project, of parts from Croce & Hein 2020, arXiv:2003.01690, Sec. 5 (FAB-T); Pintor et al. 2021,
+        arXiv:2102.12827, Sec. 2.2 (FMN, and its start from an adversarial example); Rony et al. 2021, arXiv:2011.11857
+        (ALMA); Cinà et al. 2025, arXiv:2402.01879 (sigma-zero). What it reaches stands in benchmarks/strength.md.
     """
     check_positive(steps=steps)
     if num_targets < 1:
@@ -96,40 +119,125 @@ def nearest(
     search = Search(model, x, y, threat)
     if not len(x):
         return search.result()
-    logits, _ = search.logits(torch.arange(len(x), device=x.device), x)
-    rows = search.rows()
-    others = search.rivals(logits, torch.arange(len(x), device=x.device), num_targets)
-    pool = _Pool(search, rows, draws)
-    for name, share, classes in PLAN[threat.norm]:
-        classes = min(classes, others.shape[1])
-        if name == "fab_targeted":
-            pool.run(name, steps=max(1, int(share * steps / (FAB_ROWS * classes))), num_targets=classes)
-            continue
-        for goals in others[:, :classes].unbind(1) if classes else (None,):
-            pool.run(name, goals, steps=max(1, int(share * steps / max(classes, 1))))
+    everyone = torch.arange(len(x), device=x.device)
+    logits, _ = search.logits(everyone, x)
+    others = search.rivals(logits, everyone, num_targets)
+    parts = _Parts(search, search.rows(), draws)
+    if not len(parts.rows):
+        return search.result()
+    if threat.norm == "l0":
+        _by_several(parts, others, steps)
+    else:
+        _by_drawing_in(parts, others, margin_loss(logits, y), PLANS[threat.norm], steps)
     return search.result()
 
 
-class _Pool:
-    """Runs registered attacks on the samples of one search, and gives the search their nearest examples and counts."""
+def _by_several(parts: _Parts, others: Tensor, steps: int) -> None:
+    """Run the attacks of ``FEWEST``, towards the classes ``others`` (B, C) where they are sent there."""
+    for name, share, classes in FEWEST:
+        goals = others[:, :classes].unbind(1) if classes else (None,)
+        for goal in goals:
+            parts.registered(name, goal, steps=max(1, int(share * steps / len(goals))))
+
+
+def _by_drawing_in(parts: _Parts, others: Tensor, clean: Tensor, plan: Plan, steps: int) -> None:
+    """Meet examples of the classes ``others`` (B, C), and draw the nearest in; ``clean`` (B,): margin loss at x."""
+    each = 2 * plan.fab * steps / others.shape[1]  # rows: a step of FAB is two forward and one backward
+    settings = fab.Settings(max(1, int((each - SEARCH_STEPS) / 3)), 0.1, 1.05, 0.9, SEARCH_STEPS)
+    found = [parts.reach(goal, clean, settings) for goal in others.unbind(1)]
+    if plan.alma:
+        found.append(parts.registered("alma", steps=max(1, int(plan.alma * steps))))
+    for count, share in plan.rounds:
+        points, away = (
+            torch.stack(each) for each in zip(*((part.x_adv, part.distance) for part in found), strict=True)
+        )
+        order = away.argsort(dim=0, stable=True)[:count]
+        schedule = fmn.Schedule(max(1, int(share * steps / len(order))))
+        here = torch.arange(points.shape[1], device=order.device)
+        found = [parts.draw_in(points[rank, here], away[rank, here], schedule) for rank in order]
+
+
+class _Parts:
+    """Runs the parts of an attack on the samples of one search, and gives it their nearest examples and counts.
+
+    Args:
+        search: of the whole attack.
+        rows: int64 (b,), its samples that are attacked.
+        draws: random numbers of all its samples.
+    """
 
     def __init__(self, search: Search, rows: Tensor, draws: Draws) -> None:
         self.search, self.rows, self.draws = search, rows, draws
         self.threat = replace(search.threat, epsilon=math.inf)
 
-    def run(self, name: str, goals: Tensor | None = None, **parameters: Any) -> None:
-        """Run an attack on every sample, towards ``goals`` (B,) if given, and keep what is nearer than before."""
-        search, rows = self.search, self.rows
+    def reach(self, goals: Tensor, clean: Tensor, settings: fab.Settings) -> Search:
+        """Find an example of the classes ``goals`` (B,) by FAB, or else by plain steps towards them."""
+        goals, clean = goals[self.rows], clean[self.rows]
+
+        def work(part: Search) -> None:
+            def plane(rows: Tensor, points: Tensor) -> tuple[Tensor, Tensor]:
+                return boundary(part, rows, points, goals)
+
+            fab.walk(part, plane, (part.rows(), part.x), clean, settings)
+            _outward(part, plane)
+
+        return self._run("reach", work)
+
+    def draw_in(self, points: Tensor, away: Tensor, schedule: fmn.Schedule) -> Search:
+        """Walk on from ``points`` (b, *S), examples at distances ``away`` (b,); or from x where that is inf."""
+
+        def work(part: Search) -> None:
+            part.x_adv, part.distance = points.clone(), away.clone()
+            fmn.walk(part, points, torch.where(away.isinf(), 0, away).to(points.dtype), schedule)
+
+        return self._run("draw_in", work)
+
+    def registered(self, name: str, goals: Tensor | None = None, **parameters: Any) -> Search:
+        """Run a registered attack, towards ``goals`` (B,) if given."""
+        card, towards = ATTACKS[name], None if goals is None else goals[self.rows]
+        settings, draws = card.resolve(parameters), self.draws.select(self.rows).within(name)
+
+        def work(part: Search) -> None:
+            found = card.function(part.model, part.x, part.y, self.threat, draws=draws, targets=towards, **settings)
+            # Minimum-norm attacks return an adversarial example, which is judged already, or the input itself.
+            away = balls.distance(self.threat.norm, part.x, found.x_adv)
+            part.x_adv, part.distance = found.x_adv, torch.where(away > 0, away, math.inf)
+            part.forward, part.backward = found.forward, found.backward
+
+        return self._run(name, work)
+
+    def _run(self, name: str, work: Callable[[Search], None]) -> Search:
+        """Let ``work`` search on its own, and keep what is nearer than before."""
+        whole, rows = self.search, self.rows
+        part = Search(whole.model, whole.x[rows], whole.y[rows], self.threat)
+        place, done = resume.recall(name)
+        if done is not None:
+            part.restore(done)
+        else:
+            with resume.stage(f"{name}_part", part.state) as saved:
+                if saved is not None:
+                    part.restore(saved)
+                work(part)
+            resume.remember(place, part.state)
+        whole.forward[rows] += part.forward
+        whole.backward[rows] += part.backward
+        nearer = part.distance < whole.distance[rows]
+        hit = rows[nearer]
+        whole.x_adv[hit], whole.distance[hit] = part.x_adv[nearer], part.distance[nearer]
+        return part
+
+
+def _outward(search: Search, plane: fab.Plane) -> None:
+    """Go straight up ``plane`` from the inputs that have no example yet, until they have one."""
+    rows, size = search.rows(), OUTWARD_SIZE * (search.threat.bounds.upper - search.threat.bounds.lower)
+    rows = rows[search.distance[rows].isinf()]
+    points = search.x[rows]
+    for _ in range(OUTWARD_STEPS):
         if not len(rows):
             return
-        card, x = ATTACKS[name], search.x[rows]
-        settings = card.resolve(parameters)
-        draws, towards = self.draws.select(rows).within(name), None if goals is None else goals[rows]
-        found = card.function(search.model, x, search.y[rows], self.threat, draws=draws, targets=towards, **settings)
-        search.forward[rows] += found.forward
-        search.backward[rows] += found.backward
-        # These attacks return an adversarial example, which is judged already, or the input itself.
-        away = balls.distance(self.threat.norm, x, found.x_adv)
-        nearer = (away > 0) & (away < search.distance[rows])
-        hit = rows[nearer]
-        search.x_adv[hit], search.distance[hit] = found.x_adv[nearer], away[nearer]
+        _, normals = plane(rows, points)
+        left = search.distance[rows].isinf()
+        rows, points = rows[left], torch.add(points[left], normals[left].sign(), alpha=size)
+        points = points.clamp_(*search.threat.bounds)
+    if len(rows):
+        search.logits(rows, points)
