@@ -98,8 +98,8 @@ def alma(
     Source: Rony, Granger, Pedersoli, Ben Ayed 2021, arXiv:2011.11857, Algorithm 1 and Sec. 4; penalty: its Eq. 12, from
         Birgin, Castillo & Martinez 2005.
 
-    Departures: where the ratio is not defined (two classes, or a target among three) the logit difference over its size
-        at ``x`` takes its place. The first step size is a share of the bounds, not set by a search for a first distance.
+    Departures: the third largest logit divides the ratio for targets too, where the original takes the mean of third and
+        fourth; with two classes the logit difference over its size at ``x`` takes the ratio's place. The first step size is a share of the bounds, not set by a search for a first distance.
         Success needs a margin beyond rounding.
     """
     step_size = FIRST_STEP[threat.norm] if step_size is None else step_size
@@ -121,10 +121,12 @@ def alma(
     delta = torch.zeros_like(centre)
     square, speed = torch.ones_like(delta), torch.zeros_like(delta)
     mu, rho = centre.new_full((len(rows),), first_weight), centre.new_full((len(rows),), first_curvature)
-    before, since = mu.clone(), torch.full_like(mu, steps)
+    before, unit, since = mu, torch.ones_like(mu), torch.full_like(mu, steps)
     for step in range(steps if len(rows) else 0):
         values, gradients, found = search.gradient(rows, torch.add(centre, delta, alpha=width), _ratio)
-        g = -values
+        if step == 0:
+            unit = values.abs() if model.classes(x) == 2 else unit
+        g = -values / unit
         since = torch.where(found & (since == steps), step, since)
         if step == 0:
             before = g
@@ -133,7 +135,7 @@ def alma(
             before = g
         if step:
             mu = mu.lerp(_slope(g, rho, mu), 1 - memory).clamp(*WEIGHTS)
-        gradients.mul_(columns(_slope(g, rho, mu) * -width, gradients))
+        gradients.mul_(columns(_slope(g, rho, mu) * -width / unit, gradients))
         if step:
             gradients.add_(_direction(threat.norm, delta))
         square.mul_(memory).addcmul_(gradients, gradients, value=1 - memory)
