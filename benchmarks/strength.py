@@ -56,7 +56,7 @@ OURS: list[tuple[str, str, tuple[Norm, ...], dict[str, Any]]] = [
     ("ddn_margin", "ddn", ("l2",), {"steps": 1000, "loss": "margin"}),
     ("cw_l2", "cw_l2", ("l2",), {"steps": 200, "search_steps": 5, "initial_constant": 1.0, "step_size": 0.03}),
     ("cw_linf", "cw_linf", ("linf",), {}),
-    ("alma", "alma", ("l2", "l1"), {"steps": 1000}),
+    ("alma", "alma", ("l2",), {"steps": 1000}),
     ("pdpgd", "pdpgd", ("l1",), {"steps": 1000}),
     ("ead", "ead", ("l1",), {"steps": 110}),
     ("sigma_zero", "sigma_zero", ("l0",), {}),

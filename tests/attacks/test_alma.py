@@ -1,4 +1,4 @@
-"""ALMA against closed forms on planes, quadratics and the digits, and where gradients near x lead nowhere."""
+"""ALMA against closed forms on planes, quadratics and the digits."""
 
 import math
 
@@ -16,15 +16,14 @@ from robustscope.data import problems
 from robustscope.models.classifier import Classifier
 
 
-@pytest.mark.parametrize(("norm", "median", "tail"), [("l2", 1.001, 1.05), ("l1", 1.04, 1.08)])
-def test_two_boxed_classes(norm, median, tail):
+def test_two_boxed_classes():
     p = problems.linear_boxed(n=24, classes=2)
-    verdict = attack("alma", Classifier(p.module), p.x, p.y, ThreatModel(norm, math.inf), steps=500).verdict
-    ratio = verdict.distance / p.radius[norm]
+    verdict = attack("alma", Classifier(p.module), p.x, p.y, "l2:inf", steps=500).verdict
+    ratio = verdict.distance / p.radius["l2"]
     assert verdict.success.all()
     assert ratio.min() >= 1 - 1e-9
-    assert quantile(ratio, 0.5) <= median
-    assert ratio.max() <= tail
+    assert quantile(ratio, 0.5) <= 1.001
+    assert ratio.max() <= 1.05
 
 
 def test_quadratics():
@@ -33,12 +32,11 @@ def test_quadratics():
     assert found.max() <= 1.01
 
 
-@pytest.mark.parametrize(("norm", "median"), [("l2", 1.02), ("l1", 1.1)])
-def test_digits(norm, median):
-    ratio, _ = ratios("alma", norm, 60, torch.float32, steps=500)
+def test_digits():
+    ratio, _ = ratios("alma", "l2", 60, torch.float32, steps=500)
     assert ratio.isfinite().all()
     assert ratio.min() >= 1 - 1e-6
-    assert quantile(ratio, 0.5) <= median
+    assert quantile(ratio, 0.5) <= 1.02
 
 
 @pytest.mark.parametrize("rho", [0.3, 2.0])

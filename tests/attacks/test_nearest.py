@@ -84,9 +84,28 @@ def test_it_spends_what_it_says():
     model, x, y, _ = digits("l2", 4)
     for norm in ("linf", "l2", "l1", "l0"):
         result = attack("nearest", model, x, y, ThreatModel(norm, math.inf), steps=200).result
-        assert (result.backward <= 310).all()
-        assert ((result.forward + result.backward) <= 2 * 300 + 40).all()
-        assert ((result.forward + result.backward) >= 0.9 * 2 * 300).all()
+        assert (result.backward <= 240).all()
+        assert ((result.forward + result.backward) <= 2 * 200 + 60).all()
+        assert ((result.forward + result.backward) >= 0.9 * 2 * 200).all()
+
+
+class Stairs(nn.Module):
+    """Two classes: the margin rises gently in all values to a plateau beside x, and falls beyond it by a cliff."""
+
+    def forward(self, x):
+        mean = x.flatten(1).mean(1)
+        return torch.stack([torch.where(mean > 0.9, -1.0, 1.0).to(x) - 1e-3 * mean, torch.zeros_like(mean)], 1)
+
+
+@pytest.mark.parametrize("norm", ["linf", "l2", "l1"])
+def test_steps_outward_find_what_linear_steps_do_not(norm):
+    """FAB asks how far a plane of slope 0.001 is, jumps to the corner and is drawn back; the walk inwards ends at 0.9."""
+    x, y = torch.full((2, 9), 0.5, dtype=torch.float64), torch.tensor([0, 0])
+    verdict = attack("nearest", Classifier(Stairs().eval()), x, y, ThreatModel(norm, math.inf), steps=150).verdict
+    exact = {"linf": 0.4, "l2": 1.2, "l1": 3.6}[norm]
+    assert verdict.success.all()
+    assert verdict.distance.min() >= exact * (1 - 1e-9)
+    assert verdict.distance.max() <= exact * 1.02
 
 
 @pytest.mark.parametrize("wrong", [{"steps": 0}, {"num_targets": 0}])

@@ -49,7 +49,7 @@ class Plan:
 PLANS: dict[Norm, Plan] = {
     "linf": Plan(0.25, 0, ((9, 0.35), (3, 0.22), (1, 0.18))),
     "l2": Plan(0.2, 0.1, ((10, 0.35), (3, 0.2), (1, 0.15))),
-    "l1": Plan(0.2, 0.1, ((10, 0.35), (3, 0.2), (1, 0.15))),
+    "l1": Plan(0.25, 0, ((9, 0.4), (3, 0.2), (1, 0.15))),
 }
 FEWEST = (("sigma_zero", 0.35, 0), ("sigma_zero", 0.25, 0), ("fmn", 0.15, 0), ("fmn", 0.25, 5))
 """l0: (attack, share of the steps, most classes that it is sent towards; 0 for an untargeted run).
@@ -87,7 +87,7 @@ def nearest(
 
     An attack that starts at ``x`` follows the gradients there, and ends where they lead: on networks whose gradients
     vanish or turn, other examples are much nearer. linf, l2, l1: FAB takes a quarter of the steps or less to reach each
-    of 9 classes, roughly; where it fails, plain large steps towards the class do. For l2 and l1 ALMA adds one example,
+    of 9 classes, roughly; where it fails, plain large steps towards the class do. For l2 ALMA adds one example,
     met from far outside. Each of them is then the start of a short walk of FMN, inwards. The three nearest are walked
     on from, and at last the nearest. l0: sigma-zero has 35 % of the steps and again 25 %, FMN 15 %, FMN towards 5
     classes the rest. The classes are those of the largest logits at ``x``.
