@@ -165,22 +165,34 @@ Seen = dict[str, dict[tuple[str, str], dict[str, Any]]]
 
 
 def table(asked: argparse.Namespace) -> None:
-    """Print a table for each norm, and one of the best attack of each tool."""
+    """Print the best attack of each tool on each model, then all attacks of each norm."""
     seen: dict[str, Seen] = {}
     for path in sorted(asked.out.glob("*.npz")):
         model, norm, tool, label, _ = path.name.split(".")
         if norm in asked.norm and (model in asked.model or not asked.model):
             seen.setdefault(norm, {}).setdefault(model, {})[tool, label] = dict(np.load(path))
-    best = []
+    best, details = [], []
     for norm, models in seen.items():
         local = {m: optimality({k: r["distance"] for k, r in runs.items()}) for m, runs in models.items()}
         everywhere = set.intersection(*(set(runs) for runs in models.values()))
         mean = {key: float(np.mean([local[m][key] for m in models])) for key in everywhere}
-        print("\n".join(["", f"### {norm}", "", *detail(models, local, mean, asked.budget)]))
+        details += ["", f"### {norm}, every attack", "", *detail(models, local, mean, asked.budget)]
+        for model, runs in models.items():
+            cells = (best_of(tool, local[model], runs, asked.budget) for tool in TOOLS)
+            best.append(f"| {norm} | {model} | {' | '.join(cells)} |")
         tools = {tool: max((k for k in mean if k[0] == tool), key=mean.__getitem__, default=None) for tool in TOOLS}
-        cells = [f"{mean[key]:.3f} ({key[1]})" if key else "" for key in tools.values()]
-        best.append(f"| {norm} | {len(models)} | {' | '.join(cells)} |")
-    print("\n".join(["", f"| norm | models | {' | '.join(TOOLS)} |", "|" + "---|" * (len(TOOLS) + 2), *best]))
+        cells = (f"{mean[key]:.3f} {key[1]}" if key else "" for key in tools.values())
+        best.append(f"| **{norm}** | **mean of {len(models)}** | {' | '.join(cells)} |")
+    print("\n".join([f"| norm | model | {' | '.join(TOOLS)} |", "|" + "---|" * (len(TOOLS) + 2), *best, *details]))
+
+
+def best_of(tool: str, local: dict[Any, float], runs: dict[Any, dict[str, Any]], budget: int) -> str:
+    """Return the best attack of a tool on one model: its local optimality, its label and the rows it spent."""
+    key = max((key for key in local if key[0] == tool), key=local.__getitem__, default=None)
+    if key is None:
+        return ""
+    rows = np.minimum(runs[key]["forward"] + runs[key]["backward"], budget).mean()
+    return f"{local[key]:.3f} {key[1]}, {rows:.0f} rows"
 
 
 def detail(models: Seen, local: dict[str, dict], mean: dict[Any, float], budget: int) -> Iterable[str]:
