@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
 
@@ -91,21 +93,47 @@ def fmn(
     for name, share in (("radius_change", radius_change), ("final_radius_change", final_radius_change)):
         if not 0 < share < 1:
             raise InvalidValue(f"{name}={share} was given", "a number between 0 and 1 is allowed", f"Correct {name}.")
-    norm, bounds = threat.norm, threat.bounds
     search = Search(model, x, y, threat, targets, stop_at_epsilon, precise=False)
+    schedule = Schedule(steps, step_size, relative_final_step_size, radius_change, final_radius_change)
+    walk(search, x, torch.full_like(search.distance, 1.0 if threat.norm == "l0" else 0.0, dtype=x.dtype), schedule)
+    return search.result()
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """How long FMN walks, and how its steps and radii fall; see :func:`fmn` for the meaning of each."""
+
+    steps: int
+    step_size: float = 1.0
+    relative_final_step_size: float = 0.01
+    radius_change: float = 0.05
+    final_radius_change: float = 0.001
+
+
+def walk(search: Search, start: Tensor, radius: Tensor, schedule: Schedule) -> None:
+    """Walk from ``start`` (B, *S) in a ball around the inputs, first of ``radius`` (B,); the search keeps all.
+
+    Args:
+        search: asks, counts and keeps; with an example of a sample in it, the walk closes in from the outside.
+        start: first iterates, inside the bounds.
+        radius: first radii; they grow and shrink from there.
+        schedule: how long, and by how much.
+    """
+    norm, bounds = search.threat.norm, search.threat.bounds
     rows = search.rows()
-    centre, current, way, far = x, x, torch.zeros_like(x), x.new_zeros(len(x))
-    longest = planes.furthest_corner(norm, bounds, x)
-    radius = torch.full_like(longest, 1.0 if norm == "l0" else 0.0)
-    for step in range(steps):
+    centre, current = search.x[rows], start[rows]
+    way = current - centre
+    far = balls.length(norm, way)
+    radius, longest = radius[rows], planes.furthest_corner(norm, bounds, search.x)[rows]
+    for step in range(schedule.steps):
         if not len(rows):
-            return search.result()
+            return
         values, gradients, solved = search.gradient(rows, current, margin_loss, (way, far))
         keep = search.unfinished(rows)
         if not keep.all():
             rows, centre, way, gradients = rows[keep], centre[keep], way[keep], gradients[keep]
             values, solved, radius, longest, far = (part[keep] for part in (values, solved, radius, longest, far))
-        share = annealed(radius_change, final_radius_change, step, steps)
+        share = annealed(schedule.radius_change, schedule.final_radius_change, step, schedule.steps)
         known = search.distance[rows].to(radius.dtype)
         radius = _next_radius(norm, radius, known, solved, share)
         if norm != "l0" and known.isinf().any():
@@ -113,8 +141,8 @@ def fmn(
             estimate = far + values.abs() / slope.clamp(min=torch.finfo(slope.dtype).tiny)
             radius = torch.where(known.isinf(), radius.maximum(estimate), radius)
         radius = radius.minimum(longest)
-        size = step_size * (bounds.upper - bounds.lower)
-        size = annealed(size, size * relative_final_step_size, step, steps)
+        size = schedule.step_size * (bounds.upper - bounds.lower)
+        size = annealed(size, size * schedule.relative_final_step_size, step, schedule.steps)
         if norm == "l2":
             current, way, far = _project_l2(bounds, radius, centre, along(way, gradients, size))
             continue
@@ -127,7 +155,6 @@ def fmn(
         far = balls.length(norm, way)
     if len(rows):
         search.logits(rows, current)
-    return search.result()
 
 
 def _project_l2(bounds: Bounds, radius: Tensor, centre: Tensor, way: Tensor) -> tuple[Tensor, Tensor, Tensor]:
