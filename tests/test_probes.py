@@ -457,6 +457,17 @@ def test_a_cut_network_shows_its_last_features():
     assert Cut(twice.eval(), x[:1]).inner
 
 
+def test_what_stands_behind_the_last_layer_may_want_more_than_two_logits():
+    net, (x, y) = network(), samples(6)
+    picky = Changed(net, after=lambda z: z[:, [0, 1, 2, 3, 4, 5, 6, 7, 8, 9]])
+    picky.eval()
+    with torch.no_grad():
+        torch.testing.assert_close(Cut(picky, x[:1], runs=False).seen(x), net[:-1](x))
+        torch.testing.assert_close(Cut(picky, x[:1]).seen(x), net(x))
+    found = trust(door(picky), x, y, "linf:0.1", probes=["planted_examples_are_found"], also=())
+    assert "in the logits" in found["planted_examples_are_found"].evidence
+
+
 def test_a_discriminator_separates_or_says_that_it_cannot():
     inner = Draws(0, tuple(range(300))).normal("points", torch.empty(300, 20, dtype=torch.float64))
     far = torch.zeros(20, dtype=torch.float64)

@@ -33,34 +33,39 @@ class Readout(nn.Module):
 
 
 class Cut(nn.Module):
-    """A copy of a network whose last linear layer is a readout, or which ends in one where there is no such layer.
+    """A copy of a network whose last linear layer is a readout, or which ends in one where that cannot be.
 
     Args:
         module: the network, which is not changed.
         x: (1, *S), an input as the module gets it.
+        runs: whether it must run to its end, which what stands behind the last layer may not do on two logits.
 
     Raises:
         ModelError: if the network cannot be copied.
     """
 
-    def __init__(self, module: nn.Module, x: Tensor) -> None:
+    def __init__(self, module: nn.Module, x: Tensor, runs: bool = True) -> None:
         super().__init__()
         try:
-            network = copy.deepcopy(module)
+            self.network = copy.deepcopy(module)
         except Exception as error:
             raise ModelError(
                 f"the network could not be copied ({type(error).__name__})",
                 "a module that deepcopy takes is allowed",
-                "",
+                "Keep handles and open files out of the module.",
             ) from error
-        name, features = _last_linear(network, x)
-        self.readout = Readout(features, features.shape[-1])
-        self.features = features.shape[-1]
+        name, features, out = _last_linear(self.network, x)
         self.inner = bool(name)
+        self.readout = Readout(features, features.shape[-1])
         if name:
             parent, _, key = name.rpartition(".")
-            setattr(network.get_submodule(parent), key, self.readout)
-        self.network = network
+            place = self.network.get_submodule(parent)
+            layer = getattr(place, key)
+            setattr(place, key, self.readout)
+            if runs and not _gives_two(self.network, x):
+                setattr(place, key, layer)
+                self.inner, self.readout = False, Readout(out, out.shape[-1])
+        self.features = self.readout.weight.shape[0]
         self.eval()
 
     def forward(self, x: Tensor) -> Tensor:
@@ -69,25 +74,48 @@ class Cut(nn.Module):
         return out if self.inner else self.readout(out)
 
     def seen(self, x: Tensor) -> Tensor:
-        """Return the features (B, F) that the readout is fed."""
+        """Return the features (B, F) that the readout is fed.
+
+        Raises:
+            ModelError: if the network does not come so far.
+        """
         caught: list[Tensor] = []
         handle = self.readout.register_forward_pre_hook(lambda module, inputs: caught.append(inputs[0]))
         try:
             with torch.no_grad():
                 self(x)
+        except Exception as error:
+            if not caught:  # what comes behind may want more logits than two
+                raise ModelError(
+                    f"the network without its last layer raised {type(error).__name__}",
+                    "a network that runs on these inputs is allowed",
+                    "Look at what its forward does before the last layer.",
+                ) from error
         finally:
             handle.remove()
         return caught[0].detach()
 
 
-def _last_linear(network: nn.Module, x: Tensor) -> tuple[str, Tensor]:
-    """Return the name of the linear layer that makes the logits and its inputs (1, F); "" and the outputs if there is none.
+def _gives_two(network: nn.Module, x: Tensor) -> bool:
+    try:
+        with torch.no_grad():
+            return tuple(network(x).shape) == (1, 2)
+    except Exception:  # whatever the network's own code raises, the readout then stands behind it
+        return False
+
+
+def _last_linear(network: nn.Module, x: Tensor) -> tuple[str, Tensor, Tensor]:
+    """Return the name of the linear layer that makes the logits, its inputs (1, F) and the outputs of the network (1, K).
+
+    "" and the outputs twice if there is none.
 
     It must be the last linear layer that is called, called once, on one row for each input.
     """
     calls: list[tuple[str, Tensor, Tensor]] = []
     handles = [
-        part.register_forward_hook(lambda module, inputs, out, name=name: calls.append((name, inputs[0], out)))
+        part.register_forward_hook(
+            lambda module, inputs, out, name=name: calls.append((name, inputs[0] if inputs else out, out))
+        )
         for name, part in network.named_modules()
         if type(part) is nn.Linear
     ]
@@ -102,8 +130,8 @@ def _last_linear(network: nn.Module, x: Tensor) -> tuple[str, Tensor]:
         name, features, made = calls[-1]
         siblings = sum(made_.shape == out.shape for _, _, made_ in calls)
         if features.dim() == 2 and made.shape == out.shape and siblings == 1:
-            return name, features
-    return "", out
+            return name, features, out
+    return "", out, out
 
 
 def constant(bench: Bench, rows: Tensor) -> Tensor:
@@ -122,7 +150,7 @@ def constant(bench: Bench, rows: Tensor) -> Tensor:
         return still
     x, threat, draws = bench.x[rows], bench.threat.select(rows), bench.draws.select(rows).within("constant")
     try:
-        cut = Cut(bench.model.module, bench.model._normalise(x[:1]))
+        cut = Cut(bench.model.module, bench.model._normalise(x[:1]), runs=False)
     except RobustscopeError:
         return still
     if not cut.inner:
