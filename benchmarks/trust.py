@@ -244,8 +244,8 @@ def render(rows: list[dict[str, Any]]) -> str:
     for part, title in TITLES.items():
         lines += ["", f"## {title}", ""]
         lines += [
-            "| subject | threat | correct | left | known | verdict | what failed |",
-            "| --- | --- | ---: | ---: | ---: | --- | --- |",
+            "| subject | threat | samples | correct | left | known | verdict | what failed |",
+            "| --- | --- | ---: | ---: | ---: | ---: | --- | --- |",
         ]
         for row in rows:
             if row["part"] == part:
@@ -253,6 +253,7 @@ def render(rows: list[dict[str, Any]]) -> str:
                 cells = (
                     subject,
                     row["threat"],
+                    row["n"],
                     row["correct"],
                     row["left"],
                     row["known"],

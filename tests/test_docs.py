@@ -23,6 +23,7 @@ from robustscope.contracts import CHECKS
 from robustscope.data.datasets import SOURCES
 from robustscope.models.layers import build
 from robustscope.models.loading import LOADERS
+from robustscope.probes import PROBES
 from robustscope.runs.config import load_config
 from robustscope.runs.store import COLUMNS
 
@@ -120,7 +121,7 @@ def run_page(text: str, folder: Path) -> int:
 @pytest.fixture
 def restored():
     """One thread while a page runs; registries, modules and threads as they were before afterwards."""
-    registries = (ATTACKS, SOURCES, LOADERS, ANALYSES)
+    registries = (ATTACKS, SOURCES, LOADERS, ANALYSES, PROBES)
     before = [{card.name for card in registry} for registry in registries]
     modules, threads = set(sys.modules), torch.get_num_threads()
     torch.set_num_threads(1)
