@@ -176,6 +176,7 @@ CAUGHT = {
     ),
     "other_samples_tell_nothing": (First, {"white": pgd(steps=2)}, grey),
     "planted_examples_are_found": (network, {"white": pgd(steps=2, relative_step_size=0.1)}, samples),
+    "reference_finds_no_more": (network, {"white": pgd(steps=2, relative_step_size=0.01)}, samples),
     "restarts_change_nothing": (First, {"white": pgd(steps=2)}, grey),
     "scores_find_no_more": (mask("reversed_gradient"), {"scores": ("square", {"queries": 500})}, samples),
     "small_changes_show": (mask("labels"), {}, samples),

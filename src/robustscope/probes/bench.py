@@ -133,6 +133,7 @@ class Bench:
         attacker: runs attacks.
         defaults: name of an attack -> its hyper-parameters with their defaults.
         white: the gradient attack behind the claim.
+        reference: a gradient attack that is known to be good, or None.
         scores: an attack that needs scores only, or None.
         decisions: an attack that needs decisions only, or None.
         surrogates: other networks for the same task, whose adversarial examples are tried on the model.
@@ -153,6 +154,7 @@ class Bench:
     defaults: Callable[[str], Mapping[str, Any]]
     white: AttackText
     also: Sequence[AttackText] = ()
+    reference: AttackText | None = None
     scores: AttackText | None = None
     decisions: AttackText | None = None
     surrogates: Sequence[Classifier] = ()

@@ -27,8 +27,8 @@ class ProbeCard(Card):
         vital: whether a robust accuracy cannot be trusted without it.
         last: whether it looks at what the other probes ran.
         cost: (rows of one run of the gradient attack, facts of the bench) -> most rows (forward, backward) that one
-            sample costs beyond the evaluation itself. Facts: "noise", and rows of "scores" and "decisions", how many
-            "surrogates".
+            sample costs beyond the evaluation itself. Facts: "noise", rows forward of "scores" and "decisions",
+            rows of "reference" and of "all" the evaluation, how many "surrogates".
     """
 
     measures: str = ""

@@ -46,6 +46,24 @@ def noise_finds_no_more(bench: Bench) -> Reading:
 
 
 @register(
+    "reference_finds_no_more",
+    version=1,
+    source="Carlini et al., 2019, arXiv:1902.06705, Sec. 4.3 (attacks known to be good, and diverse); Croce & Hein, 2020, "
+    "arXiv:2003.01690",
+    measures="samples that a gradient attack known to be good breaks and the evaluation does not",
+    means="the evaluation falls behind what is easily had",
+    remedy="Report the worst case with the reference, and make the attack at least as strong.",
+    cost=lambda white, facts: runs_of(facts["reference"], 1, 1),
+)
+def reference_finds_no_more(bench: Bench) -> Reading:
+    """Attack what is left with the reference."""
+    if bench.reference is None:
+        return Reading(None, "no reference was given")
+    more = bench.beyond(bench.reference, on=bench.model)
+    return bench.excess(more, f"{bench.reference[0]} breaks {share(int(more.sum()), len(more))} samples that were left")
+
+
+@register(
     "scores_find_no_more",
     version=1,
     source="Carlini et al., 2019, arXiv:1902.06705, Sec. 5.2 (gradient-free attacks must succeed less often); AutoAttack's flag "

@@ -25,6 +25,7 @@ from robustscope.probes.trust import Trust, judge
 
 WHITE: AttackText = ("pgd", {"steps": 40, "loss": "margin"})
 ALSO: tuple[AttackText, ...] = (("ladder", {"search": False}),)
+REFERENCE: AttackText = ("apgd", {"steps": 100, "loss": "margin"})
 SCORES: AttackText = ("square", {"queries": 500})
 DECISIONS: AttackText = ("hopskipjump", {"queries": 1000, "stop_at_epsilon": True})
 
@@ -37,6 +38,7 @@ def trust(
     *,
     white: tuple[str | AttackCard, Mapping[str, Any]] = WHITE,
     also: Sequence[AttackText] = ALSO,
+    reference: AttackText | None = REFERENCE,
     scores: AttackText | None = SCORES,
     decisions: AttackText | None = DECISIONS,
     surrogates: Sequence[Classifier] = (),
@@ -57,6 +59,7 @@ def trust(
         threat: threat model, or a text such as "linf:8/255"; linf, l2 or l1, radii above 0 and finite.
         white: the gradient attack behind the claim, by name or card, with its parameters.
         also: further attacks behind the claim, run on what ``white`` left; () if there are none.
+        reference: a gradient attack that is known to be good; None leaves it out.
         scores: an attack that needs scores only; None leaves it out, which leaves a doubt.
         decisions: an attack that needs decisions only; left out where it has no form for the norm.
         surrogates: other networks for the same task.
@@ -89,7 +92,7 @@ def trust(
     with kept_randomness():
         rows, bench = _bench(model, x, y, threat, white, seed, broken)
         bench.also = tuple((name, dict(parameters)) for name, parameters in also)
-        for which in (scores, decisions, *also):
+        for which in (reference, scores, decisions, *also):
             if which is not None:
                 _card(which[0])
         if not 0 <= tolerance < 1 or noise < 1:
@@ -99,6 +102,7 @@ def trust(
                 "Correct them.",
             )
         bench.scores, bench.decisions = _fitting(scores, threat), _fitting(decisions, threat)
+        bench.reference = _fitting(reference, threat)
         bench.surrogates, bench.search = tuple(surrogates), search
         bench.noise, bench.tolerance = noise, tolerance
         try:
@@ -118,6 +122,7 @@ def trust(
 def expected_rows(
     white: AttackText = WHITE,
     also: Sequence[AttackText] = ALSO,
+    reference: AttackText | None = REFERENCE,
     scores: AttackText | None = SCORES,
     decisions: AttackText | None = DECISIONS,
     surrogates: int = 0,
@@ -131,8 +136,11 @@ def expected_rows(
     """
     runs = [ATTACKS[name].cost(ATTACKS[name].resolve(parameters)) for name, parameters in (white, *also)]
     total = sum(forward for forward, _ in runs), sum(backward for _, backward in runs)
-    rivals = [0 if w is None else ATTACKS[w[0]].cost(ATTACKS[w[0]].resolve(w[1]))[0] for w in (scores, decisions)]
-    facts = {"noise": noise, "scores": rivals[0], "decisions": rivals[1], "surrogates": surrogates, "all": total}
+    rivals = [
+        (0, 0) if w is None else ATTACKS[w[0]].cost(ATTACKS[w[0]].resolve(w[1])) for w in (reference, scores, decisions)
+    ]
+    facts = {"reference": rivals[0], "scores": rivals[1][0], "decisions": rivals[2][0]}
+    facts |= {"noise": noise, "surrogates": surrogates, "all": total}
     evaluation = total[0] + 3 * len(runs), total[1]
     return {"evaluation": evaluation, **{card.name: card.cost(runs[0], facts) for card in PROBES}}
 
