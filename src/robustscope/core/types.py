@@ -225,7 +225,7 @@ class Estimate:
         shape, scale: float64 (B,), the other parameters of the reverse Weibull distribution.
         statistic, p_value: float64 (B,), Kolmogorov-Smirnov distance of the maxima from the fit, and its p-value.
         capped: bool (B,), whether the radius is the sampling radius itself: the estimate says "at least this".
-        zero_share: float64 (B,), share of the points where the gradient of the deciding margin is exactly zero.
+        zero_share: float64 (B,), share of the points looked at where the gradient of the deciding margin is exactly zero.
         warnings: for each sample the codes of what makes its estimate doubtful; ``estimates.cards.WARNINGS`` explains them.
         maxima: float64 (B, N), the maxima that were fitted, for the deciding class; NaN for a misclassified sample.
         rivals: int64 (B, C), the classes considered; -1 for a sample that is misclassified.

@@ -15,7 +15,8 @@ from torch import Tensor
 
 NEAREST, FURTHEST, STARTS = -5.0, 3.0, 49
 """Powers of ten of the gap between location and largest value, in units of the range of the values, and how many are tried."""
-NEWTON, HALVINGS = 14, 36
+NEWTON, WARM, HALVINGS = 14, 3, 36
+"""Newton steps for the shape from a cold start, from the last shape, and halvings of the gap between two starts."""
 NUMBERS = 2**21
 """Numbers that are held at once for the grid."""
 
@@ -69,11 +70,13 @@ def _fit(values: Tensor, shape_penalty: float) -> tuple[Tensor, Tensor, Tensor]:
     shape, _, likelihood, slope = _profile(below[:, None], gaps[None], shape_penalty)
     peak = (slope[:, :-1] > 0) & (slope[:, 1:] <= 0) & (shape[:, 1:] >= 1)
     height = torch.maximum(likelihood[:, :-1], likelihood[:, 1:]).masked_fill(~peak, -torch.inf)
-    first = height.argmax(1)
+    first = height.argmax(1)  # several maxima: the highest
     low, high = gaps[first].log(), gaps[first + 1].log()
+    warm = shape.gather(1, first[:, None])[:, 0]
     for _ in range(HALVINGS):
         middle = (low + high) / 2
-        rising = _profile(below, middle.exp(), shape_penalty)[3] > 0
+        warm, _, _, slope = _profile(below, middle.exp(), shape_penalty, warm)
+        rising = slope > 0
         low, high = torch.where(rising, middle, low), torch.where(rising, high, middle)
     gap = ((low + high) / 2).exp()
     shape, scale, _, _ = _profile(below, gap, shape_penalty)
@@ -82,21 +85,24 @@ def _fit(values: Tensor, shape_penalty: float) -> tuple[Tensor, Tensor, Tensor]:
     return tuple(part.masked_fill(lost, torch.nan) for part in found)  # ty: ignore[invalid-return-type]
 
 
-def _profile(below: Tensor, gap: Tensor, penalty: float) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def _profile(
+    below: Tensor, gap: Tensor, penalty: float, warm: Tensor | None = None
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Return the best shape and scale for each gap, the log-likelihood per value, and its slope in the gap.
 
     Args:
         below: (*P, N), distances below the largest value.
         gap: (*P), what the location lies above the largest value.
         penalty: as in :func:`fit`.
+        warm: (*P), a shape near the best one, or None.
     """
     count = below.shape[-1]
     u = below + gap[..., None]
     logs = u.log()
     mean = logs.mean(-1)
     highest = logs.amax(-1, keepdim=True)
-    shape = 1.28 / logs.std(-1).clamp(min=1e-12)
-    for _ in range(NEWTON):
+    shape = 1.28 / logs.std(-1).clamp(min=1e-12) if warm is None else warm
+    for _ in range(NEWTON if warm is None else WARM):
         weight = (shape[..., None] * (logs - highest)).exp()
         total = weight.sum(-1)
         first = (weight * logs).sum(-1) / total
