@@ -54,8 +54,10 @@ def fit(values: Tensor, shape_penalty: float = 0.0) -> Fit:
         >>> round(float(fit(draws).location[0]), 1)
         3.0
     """
+    if not len(values):
+        return Fit(*(values.new_empty(0) for _ in range(5)))
     size = max(1, NUMBERS // (values.shape[1] * STARTS))
-    parts = [_fit(part, shape_penalty) for part in values.split(size)] or [_fit(values, shape_penalty)]
+    parts = [_fit(part, shape_penalty) for part in values.split(size)]
     shape, location, scale = (torch.cat(column) for column in zip(*parts, strict=True))
     statistic, p_value = kolmogorov_smirnov(values, shape, location, scale)
     return Fit(shape, location, scale, statistic, p_value)
