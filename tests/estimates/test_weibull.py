@@ -12,7 +12,9 @@ CASES = [(3.7, 7.0, 0.5), (2.0, 1.0, 0.3), (8.0, 5.0, 1.0), (1.3, 2.0, 0.1), (4.
 
 
 def uniform(rows, count, seed=0):
-    return Draws(seed, tuple(range(rows)), "test").uniform("u", torch.empty(rows, count, dtype=torch.float64), 1e-9, 1.0)
+    return Draws(seed, tuple(range(rows)), "test").uniform(
+        "u", torch.empty(rows, count, dtype=torch.float64), 1e-9, 1.0
+    )
 
 
 def reverse_weibull(shape, location, scale, rows, count):
@@ -48,10 +50,10 @@ def test_it_agrees_with_scipy(shape, location, scale, count):
 @pytest.mark.parametrize(("shape", "location", "scale"), [case for case in CASES if case[0] < 5])
 def test_parameters_are_recovered(shape, location, scale):
     """From 5,000 values: the location within 1 % and within 15 % of the scale, the shape within 15 %."""
-    found = fit(reverse_weibull(shape, location, scale, 4, 5000))
+    found = fit(reverse_weibull(shape, location, scale, 2, 5000))
     assert ((found.location - location).abs() <= 0.01 * abs(location)).all()
     assert ((found.location - location).abs() <= 0.15 * scale).all()
-    torch.testing.assert_close(found.shape, torch.full((4,), shape, dtype=torch.float64), rtol=0.15, atol=0)
+    torch.testing.assert_close(found.shape, torch.full((2,), shape, dtype=torch.float64), rtol=0.15, atol=0)
     assert (found.p_value > 0.05).all()
 
 

@@ -235,9 +235,7 @@ def test_curvature_of_a_network_against_its_whole_hessian():
     y = net(x).argmax(1).detach()
     sign = torch.where(y == 0, 1.0, -1.0)
     due = torch.where(sign > 0, -exact, torch.linalg.eigvalsh(whole)[:, -1])
-    found = estimate(
-        "clever_second_order", Classifier(net, WIDE), x, y, "l2:1e-9", batches=3, points=1, steps=20
-    )
+    found = estimate("clever_second_order", Classifier(net, WIDE), x, y, "l2:1e-9", batches=3, points=1, steps=20)
     torch.testing.assert_close(found.location, due, rtol=1e-6, atol=0)
 
 

@@ -143,7 +143,9 @@ def _bend(model: Classifier, score: Scores, x: Tensor, products: int) -> Tensor:
     start = Draws(0, (0,), "clever_second_order").normal("start", x[:1])
 
     def work(gradient: Tensor, product: Product) -> Tensor:
-        return -_ritz_values(lambda v: product(v.view_as(gradient)).flatten(1), start.flatten(1), len(gradient), products)
+        return -_ritz_values(
+            lambda v: product(v.view_as(gradient)).flatten(1), start.flatten(1), len(gradient), products
+        )
 
     return with_hessian(model, score, x, work)[1]
 

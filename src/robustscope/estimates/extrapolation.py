@@ -141,7 +141,7 @@ def conclude(
         rows: rows forward and backward that each correctly classified sample sent; the others sent one forward.
     """
     said = extrapolate(maxima, x.dtype, shape_penalty)
-    cap = threat.radius(x).double()[question.rows]
+    cap = threat.radius(x.new_empty(len(x), dtype=torch.float64))[question.rows]
     uncapped = radius_of(said.location)
     best = uncapped.argmin(1, keepdim=True)
 
