@@ -84,7 +84,7 @@ def _fit(values: Tensor, shape_penalty: float) -> tuple[Tensor, Tensor, Tensor]:
     shape, scale, _, _ = _profile(below, gap, shape_penalty)
     lost = ~peak.any(1) | (spread <= 0)
     found = (shape, top + gap * spread, scale * spread)
-    return tuple(part.masked_fill(lost, torch.nan) for part in found)  # ty: ignore[invalid-return-type]
+    return tuple(part.masked_fill(lost, torch.nan) for part in found)  # ty: ignore[invalid-explicit-return]
 
 
 def _profile(
