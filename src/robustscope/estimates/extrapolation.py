@@ -145,7 +145,7 @@ def conclude(
     uncapped = radius_of(said.location)
     best = uncapped.argmin(1, keepdim=True)
 
-    def spread(own: Tensor, gap: float) -> Tensor:
+    def spread(own: Tensor, gap: float | bool) -> Tensor:
         """Put the rows of (b, *T) where they belong, ``gap`` elsewhere: (B, *T)."""
         return own.new_full((len(x), *own.shape[1:]), gap).index_copy(0, question.rows, own)
 
@@ -155,25 +155,19 @@ def conclude(
     radii = torch.minimum(uncapped, cap[:, None])
     fitted = said.fit
     ordered = maxima.take_along_dim(best[:, :, None], 1)[:, 0]
-    location, largest = decided(said.location), decided(said.largest)
     flags = {
-        "capped": decided(uncapped) >= spread(cap, torch.inf),
+        "misclassified": spread(torch.ones_like(question.rows), 0) == 0,
+        "capped": spread(uncapped.gather(1, best)[:, 0] >= cap, False),
         "zero_gradients": decided(shares) > 0,
-        "constant": decided(said.constant.double()) == 1,
-        "ties": (spread(_repeated(ordered), 0.0) > 0.5) & (decided(said.constant.double()) == 0),
-        "bad_fit": decided(fitted.p_value) < LEVEL,
-        "no_maximum": (decided(fitted.location).isnan()) & (decided(said.constant.double()) == 0),
-        "far": location > FAR * largest.clamp(min=0),
+        **{code: spread(flag, False) for code, flag in _doubts(said, best, ordered).items()},
+        "probabilities": question.probabilities,
     }
-    known = spread(torch.ones_like(question.rows), 0) == 1
-    flags = {"misclassified": ~known, **{code: flag & known for code, flag in flags.items()}}
-    flags["probabilities"] = question.probabilities
     codes = tuple(tuple(code for code, flag in flags.items() if flag[i]) for i in range(len(x)))
     return Estimate(
         radius=decided(radii, 0.0),
         margin=decided(question.margin),
         rival=decided(question.rivals, -1),
-        location=location,
+        location=decided(said.location),
         shape=decided(fitted.shape),
         scale=decided(fitted.scale),
         statistic=decided(fitted.statistic),
@@ -189,10 +183,27 @@ def conclude(
     )
 
 
-def _repeated(maxima: Tensor) -> Tensor:
-    """Return the share of maxima that equal a smaller-numbered one: float64 (b,)."""
+def _doubts(said: Extrapolation, best: Tensor, maxima: Tensor) -> dict[str, Tensor]:
+    """Return what makes the fits of the deciding classes doubtful: code -> bool (b,).
+
+    Args:
+        said: what was extrapolated, (b, C) each.
+        best: int64 (b, 1), the deciding class.
+        maxima: float64 (b, N), of that class.
+    """
+    location, largest, constant, p_value, fitted = (
+        part.gather(1, best)[:, 0]
+        for part in (said.location, said.largest, said.constant, said.fit.p_value, said.fit.location)
+    )
     ordered = maxima.sort(1).values
-    return (ordered[:, 1:] == ordered[:, :-1]).double().mean(1)
+    repeated = (ordered[:, 1:] == ordered[:, :-1]).double().mean(1)
+    return {
+        "constant": constant,
+        "ties": (repeated > 0.5) & ~constant,
+        "bad_fit": p_value < LEVEL,
+        "no_maximum": fitted.isnan() & ~constant,
+        "far": location > FAR * largest.clamp(min=0),
+    }
 
 
 def check_counts(batches: int, points: int, shape_penalty: float) -> None:
