@@ -24,7 +24,7 @@ import torch
 from torch import Tensor, nn
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
-from speed import ROOT, Clock, Normalise, _revision, _version
+from speed import Clock, Normalise, _revision, _version
 
 from robustscope.core.types import Estimate
 from robustscope.data.datasets import load_data
@@ -182,5 +182,4 @@ def append(path: Path, row: dict[str, Any]) -> None:
 
 
 if __name__ == "__main__":
-    assert ROOT
     main()
