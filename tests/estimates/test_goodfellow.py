@@ -7,7 +7,7 @@ from torch import nn
 from robustscope.attacks.compose import attack
 from robustscope.core.errors import InvalidValue
 from robustscope.core.types import ThreatModel
-from robustscope.data import masked
+from robustscope.data import goodfellow
 from robustscope.estimates.compose import estimate
 from robustscope.models.classifier import Classifier
 
@@ -20,7 +20,7 @@ def scanned(problem, norm, number=40_000):
     generator = torch.Generator().manual_seed(0)
     points = (1.02 * torch.rand(number, problem.x.shape[1], generator=generator, dtype=torch.float64)).clamp(max=1)
     classes = problem.module(points).argmax(1)
-    gaps = masked.length(norm, points[None] - problem.x.double()[:, None])
+    gaps = goodfellow.length(norm, points[None] - problem.x.double()[:, None])
     return gaps.masked_fill(classes[None] == problem.y[:, None], torch.inf).amin(1)
 
 
@@ -28,7 +28,7 @@ def scanned(problem, norm, number=40_000):
 @pytest.mark.parametrize("stairs", [2, 5])
 def test_radii_of_the_staircase_against_brute_force(norm, stairs):
     """Two values and classes, a dense cloud of points: never nearer than the radius, and some almost as near."""
-    problem = masked.staircase(stairs, n=6, classes=2)
+    problem = goodfellow.staircase(stairs, n=6, classes=2)
     found = scanned(problem, norm)
     assert (found >= problem.radius[norm] - 1e-12).all()
     assert (found <= problem.radius[norm] + 0.05).all()
@@ -36,7 +36,7 @@ def test_radii_of_the_staircase_against_brute_force(norm, stairs):
 
 def test_radii_of_the_staircase_are_attained():
     """A hair beyond the radius along the best stair the class changes: ties included, for all classes."""
-    problem = masked.staircase(16, n=40, classes=5)
+    problem = goodfellow.staircase(16, n=40, classes=5)
     outcome = attack("noise_uniform", Classifier(problem.module), problem.x, problem.y, "linf:1", restarts=20)
     assert (outcome.verdict.distance[outcome.verdict.success] >= problem.radius["linf"][outcome.verdict.success]).all()
     near = problem.radius["linf"] + 1e-9
@@ -52,7 +52,7 @@ def test_radii_of_the_staircase_are_attained():
 @pytest.mark.parametrize("norm", NORMS)
 def test_the_staircase_sends_clever_to_its_cap(norm):
     """Zero gradients everywhere: the score is the sampling radius, whatever that is, and it is flagged."""
-    problem = masked.staircase(256, n=8)
+    problem = goodfellow.staircase(256, n=8)
     model = Classifier(problem.module)
     for cap in (1.0, 7.0):
         found = estimate("clever", model, problem.x, problem.y, f"{norm}:{cap}", **FEW)
@@ -64,7 +64,7 @@ def test_the_staircase_sends_clever_to_its_cap(norm):
 
 def test_an_attack_without_gradients_is_below_the_estimate():
     """What a bracket will flag: the estimate above the distance of an example that exists."""
-    problem = masked.staircase(64, n=4)
+    problem = goodfellow.staircase(64, n=4)
     model = Classifier(problem.module)
     found = estimate("clever", model, problem.x, problem.y, "l2:2", **FEW)
     verdict = attack("boundary", model, problem.x, problem.y, "l2:inf", queries=400).verdict
@@ -78,7 +78,7 @@ def test_saturated_probabilities_raise_the_score_and_logits_do_not(norm):
     """Temperature changes no decision and no radius: on logits the score is exact, on probabilities it reaches the cap."""
     scores = []
     for temperature in (0.1, 0.01, 0.002):
-        problem = masked.saturated(temperature)
+        problem = goodfellow.saturated(temperature)
         door = Classifier(problem.module, allow_probabilities=True)
         half = ThreatModel(norm, tuple((problem.radius[norm] / 2).tolist()))
         found = estimate("clever", door, problem.x, problem.y, half, **FEW)
@@ -94,7 +94,7 @@ def test_saturated_probabilities_raise_the_score_and_logits_do_not(norm):
 
 
 def test_probabilities_that_underflow_are_flagged_as_zero_gradients():
-    problem = masked.saturated(1e-4)
+    problem = goodfellow.saturated(1e-4)
     door = Classifier(problem.module, allow_probabilities=True)
     cap = 0.5 * float(problem.radius["l2"].min())
     found = estimate("clever", door, problem.x, problem.y, f"l2:{cap}", **FEW)
@@ -106,7 +106,7 @@ def test_probabilities_that_underflow_are_flagged_as_zero_gradients():
 @pytest.mark.parametrize("norm", NORMS)
 def test_the_needle_is_not_found(norm):
     """20 values, cone a quarter of the ball: (1 - 0.25^20)^600 is 1 to nine digits, and the score is the cap."""
-    problem = masked.needle(norm, distance=0.3, width=0.1)
+    problem = goodfellow.needle(norm, distance=0.3, width=0.1)
     cap = 0.4
     found = estimate("clever", Classifier(problem.module), problem.x, problem.y, f"{norm}:{cap}", batches=20, points=30)
     assert found.radius.tolist() == [cap]
@@ -117,7 +117,7 @@ def test_the_needle_is_not_found(norm):
 @pytest.mark.parametrize("norm", NORMS)
 def test_the_radius_of_the_needle_is_its_own(norm):
     """The nearest point of the other class, on the line to the tip: class 1 just beyond, class 0 just before."""
-    problem = masked.needle(norm)
+    problem = goodfellow.needle(norm)
     step = torch.zeros_like(problem.x)
     step[0, 0] = problem.radius[norm][0]
     assert problem.module(problem.x + step * (1 + 1e-9)).argmax(1).tolist() == [1]
@@ -126,7 +126,7 @@ def test_the_radius_of_the_needle_is_its_own(norm):
 
 def test_a_blunt_needle_is_found_as_often_as_predicted():
     """Two values: a point falls into the cone with probability (width / R)^2."""
-    problem = masked.needle("l2", values=2, distance=0.25, width=0.2)
+    problem = goodfellow.needle("l2", values=2, distance=0.25, width=0.2)
     cap = 0.45
     found = estimate("clever", Classifier(problem.module), problem.x, problem.y, f"l2:{cap}", batches=50, points=200)
     due = (0.2 / cap) ** 2
@@ -139,12 +139,12 @@ def test_a_blunt_needle_is_found_as_often_as_predicted():
 @pytest.mark.parametrize(
     "make",
     [
-        lambda: masked.staircase(1),
-        lambda: masked.staircase(classes=1),
-        lambda: masked.saturated(0.0),
-        lambda: masked.needle(distance=0.45),
-        lambda: masked.needle(depth=0.5),
-        lambda: masked.needle(width=0.4),
+        lambda: goodfellow.staircase(1),
+        lambda: goodfellow.staircase(classes=1),
+        lambda: goodfellow.saturated(0.0),
+        lambda: goodfellow.needle(distance=0.45),
+        lambda: goodfellow.needle(depth=0.5),
+        lambda: goodfellow.needle(width=0.4),
     ],
 )
 def test_impossible_constructions_are_refused(make):
@@ -154,6 +154,6 @@ def test_impossible_constructions_are_refused(make):
 
 def test_constructions_leave_the_global_generator_alone():
     before = torch.get_rng_state()
-    masked.staircase(), masked.saturated(), masked.needle()
+    goodfellow.staircase(), goodfellow.saturated(), goodfellow.needle()
     assert torch.equal(before, torch.get_rng_state())
-    assert isinstance(masked.needle().module, nn.Module)
+    assert isinstance(goodfellow.needle().module, nn.Module)
