@@ -21,7 +21,7 @@ FLOORS = [
 ]
 FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}
 WITHOUT_TORCH = ("analyses", "reports")
-METHOD_ROOMS = {"attacks": "ATTACKS", "defenses": "DEFENSES"}
+METHOD_ROOMS = {"attacks": "ATTACKS", "defenses": "DEFENSES", "estimates": "ESTIMATES"}
 # Files of method rooms that are not methods.
 HELPERS = {
     "attacks": {
@@ -51,6 +51,7 @@ HELPERS = {
         "verify",
     },
     "defenses": {"apply", "cards", "hgd"},
+    "estimates": {"cards", "compose", "extrapolation", "points", "records", "weibull"},
 }
 
 
