@@ -20,6 +20,7 @@ PAIR_NORMS: tuple[PairNorm, ...] = get_args(PairNorm)
 
 # Measured on 28x28 images with one thread: blocks that stay in the cache, and when pairs are better followed singly.
 ROWS, COLUMNS, STRIDE, FEW = 32, 4096, 32, 64
+PAIRS = 4096
 ROWS_OF_PRODUCTS = 256
 
 
@@ -101,8 +102,8 @@ def nearest(norm: PairNorm, x: Tensor, labels: Tensor, pool: Tensor, pool_labels
         known.guess(torch.addmm(sizes, a[part], b.T, alpha=-2), apart, 0)
         for first in range(0, len(b), COLUMNS):
             span = slice(first, min(first + COLUMNS, len(b)))
-            i, j = _survivors(norm, a[part], columns[:, span], apart[:, span].clone(), known.best, known, first)
-            known.improve(*_finish(norm, a[part], b[span], i, j, known.best, False, first))
+            pairs = _survivors(norm, a[part], columns[:, span], apart[:, span].clone(), known.best, known, first)
+            known.improve(*_finish(norm, a[part], b[span], pairs, known.best, False, first))
     return best, index
 
 
@@ -194,15 +195,16 @@ def _within_l2(a: Tensor, b: Tensor, radius: float) -> Iterator[tuple[Tensor, Te
 def _within_columns(norm: PairNorm, a: Tensor, b: Tensor, radius: float) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
     """Yield the pairs at most ``radius`` apart in linf or l1, those of a few rows at once."""
     columns, order = _columns_first(b)
-    a, b = a[:, order].contiguous(), b[:, order].contiguous()
+    # In float64, since where most pairs are near, the running totals are the distances.
+    columns, a, b = columns.double(), a.double()[:, order].contiguous(), b.double()[:, order].contiguous()
     for start in range(0, len(a), ROWS):
         rows = a[start : start + ROWS]
         limit = torch.full((len(rows),), radius, dtype=torch.float64, device=a.device)
         for first in range(0, len(b), COLUMNS):
             span = slice(first, first + COLUMNS)
             alive = torch.ones(len(rows), len(b[span]), dtype=torch.bool, device=a.device)
-            i, j = _survivors(norm, rows, columns[:, span], alive, limit)
-            i, j, d = _finish(norm, rows, b[span], i, j, limit, True, first)
+            i, j, d = _survivors(norm, rows, columns[:, span], alive, limit)
+            i, j, d = _finish(norm, rows, b[span], (i, j, d), limit, True, first)
             yield i + start, j, d
 
 
@@ -233,8 +235,10 @@ def _survivors(
     limit: Tensor,
     known: Known | None = None,
     first: int = 0,
-) -> tuple[Tensor, Tensor]:
+) -> tuple[Tensor, Tensor, Tensor | None]:
     """Return the pairs that the values that vary most do not rule out, taking values until few pairs are left.
+
+    Also their distances, where all values were taken.
 
     With ``known``, a pair at the limit is ruled out, and the nearest one so far is measured now and then, which lowers
     the limit. That happens at fixed places, so that a row does not depend on the others of its block.
@@ -258,18 +262,39 @@ def _survivors(
         alive &= total < cap if known is not None else total <= cap
         if start and int(alive.sum()) * FEW < alive.numel():
             break
+    else:
+        start = len(columns)
     i, j = alive.nonzero(as_tuple=True)
-    return i, j
+    return i, j, total[i, j] if start == len(columns) and known is None else None
 
 
 def _finish(
-    norm: PairNorm, rows: Tensor, b: Tensor, i: Tensor, j: Tensor, limit: Tensor, closed: bool, first: int
+    norm: PairNorm,
+    rows: Tensor,
+    b: Tensor,
+    pairs: tuple[Tensor, Tensor, Tensor | None],
+    limit: Tensor,
+    closed: bool,
+    first: int,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Return those of the pairs that keep the limit when all their values count, with their distances."""
+    i, j, whole = pairs
+    if whole is not None:
+        keep = whole <= limit[i]
+        return i[keep], j[keep] + first, whole[keep]
+    kept = [_few(norm, rows, b, i[s : s + PAIRS], j[s : s + PAIRS], limit, closed) for s in range(0, len(i), PAIRS)]
+    i, j, d = (torch.cat(each) for each in zip(*kept, strict=True)) if kept else (i, j, limit[:0])
+    return i, j + first, d
+
+
+def _few(
+    norm: PairNorm, rows: Tensor, b: Tensor, i: Tensor, j: Tensor, limit: Tensor, closed: bool
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return those of a few pairs that keep the limit, looking at all values of those only that keep it with some."""
     for width in (8 * STRIDE, b.shape[1]):
         d = length(norm, rows[:, :width][i], b[:, :width][j])
         keep = d <= limit[i] if closed else d < limit[i]
         i, j, d = i[keep], j[keep], d[keep]
         if width >= b.shape[1]:
             break
-    return i, j + first, d
+    return i, j, d
