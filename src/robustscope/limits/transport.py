@@ -174,14 +174,16 @@ def transport(
     edges = _edges(norm, x[rows.to(x.device)], x[columns.to(x.device)], 2 * max(radii) + slack)
     shape = (len(rows), len(columns))
     found: dict[float, Matching] = {}
-    perfect: np.ndarray | None = None
+    match, given_up, perfect = np.empty(0, np.int32), (np.empty(0, bool), np.empty(0, bool)), False
     for epsilon in sorted(set(radii)):
-        if perfect is None:
+        # Pairs that touch go on touching, so a matching that cannot grow is the answer for all larger radii.
+        if not perfect:
             graph = _graph(edges, 2 * epsilon + slack, shape)
             match = np.asarray(maximum_bipartite_matching(graph, perm_type="column"))
             given_up = _cover(graph, match)
-            # Pairs that touch go on touching, so a matching that cannot grow is the answer for all larger radii.
-            perfect = match if (match >= 0).sum() == min(shape) else None
+            perfect = int((match >= 0).sum()) == min(shape)
+        if perfect:  # the whole smaller class: it touches every pair, also those to come
+            given_up = np.full(shape[0], shape[0] <= shape[1]), np.full(shape[1], shape[0] > shape[1])
         i = np.flatnonzero(match >= 0)
         pairs = torch.stack([rows[torch.as_tensor(i)], columns[torch.as_tensor(match[i])].long()], 1)
         lost = torch.zeros(len(x), dtype=torch.bool)
