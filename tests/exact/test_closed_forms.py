@@ -70,7 +70,8 @@ def test_a_simulation_of_the_gaussian_model():
 def test_robust_learning_needs_more_samples():
     model = GaussianModel(1000, SCALE)
     few, more = (model.sample_complexity(epsilon, 0.01) for epsilon in (0.0, 0.25))
-    assert (few, more) == (7, 20)
+    assert few == 7
+    assert more == 20
     for epsilon, count in ((0.0, few), (0.25, more)):
         assert model.expected(count, epsilon).robust <= 0.01 < model.expected(count - 1, epsilon).robust
     assert model.sample_complexity(1.0, 0.01) is None
