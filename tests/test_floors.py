@@ -21,7 +21,7 @@ FLOORS = [
 ]
 FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}
 WITHOUT_TORCH = ("analyses", "reports")
-METHOD_ROOMS = {"attacks": "ATTACKS", "defenses": "DEFENSES"}
+METHOD_ROOMS = {"attacks": "ATTACKS", "defenses": "DEFENSES", "limits": "LIMITS"}
 # Files of method rooms that are not methods.
 HELPERS = {
     "attacks": {
@@ -49,6 +49,7 @@ HELPERS = {
         "verify",
     },
     "defenses": {"apply", "cards", "hgd"},
+    "limits": {"cards", "generators", "latent_linear", "latent_search"},
 }
 
 

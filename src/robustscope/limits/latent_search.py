@@ -22,7 +22,8 @@ class SearchPlan:
 
     Args:
         reach: largest length tried, > 0.
-        repeats: times from a random start, the last from the centre, >= 1.
+        repeats: runs for each sample, >= 1. Up to three quarters of them start at the centre, each towards another class,
+            the likeliest first; the others at random, but the last at the centre, away from the true class.
         steps: gradient steps of each, >= 1.
         relative_step_size: length of a step as a fraction of the radius searched, > 0.
         halvings: of the way from the centre to each find, >= 0.
@@ -71,16 +72,16 @@ def search(
 ) -> LatentSearch:
     """Look for the nearest code of the same class whose input is misclassified.
 
-    Ascends the largest other logit minus the true one, by steps of a fixed scaled length, projecting on the ball around
-    the centre; a sample's run ends when it is misclassified, the way back to the centre is halved, and the next run
-    searches inside the length found. The last run starts at the centre, the others at random in the ball.
+    Ascends the largest other logit (or that of one class) minus the true one, by steps of a fixed scaled length,
+    projecting on the ball around the centre; a sample's run ends when it is misclassified, the way back to the centre
+    is halved, and the next run searches inside the length found.
 
     Args:
         model: classifier of decoded inputs.
         generator: decodes the codes; its class for each sample is ``y``.
         centre: (B, latent).
         y: int64 (B,), true classes.
-        draws: decide the starts; the run is in the purpose.
+        draws: decide the random starts; the run is in the purpose.
         plan: lengths and counts.
 
     Raises:
@@ -88,11 +89,16 @@ def search(
 
     Source: Buzhinsky, Nerinovsky & Tripakis 2020, arXiv:2003.01993, Sec. 4, the search for minimal perturbations.
 
-    Departures: the objective is the margin, not the cross-entropy, which vanishes where the model is sure; a find is
-        pulled back by halving; a gradient of zero is no step instead of a division by zero.
+    Departures: the objective is the margin, not the cross-entropy, which vanishes where the model is sure; some runs go
+        towards one class each, without which the nearest class is often missed; a find is pulled back by halving; a
+        gradient of zero is no step instead of a division by zero.
     """
     forward, backward = (torch.zeros(len(y), dtype=torch.int64, device=y.device) for _ in range(2))
-    start = is_adversarial(model.logits(generator.decode(centre, y).detach()), y)
+    logits = model.logits(generator.decode(centre, y).detach())
+    start = is_adversarial(logits, y)
+    others = logits.scatter(1, y[:, None], float("-inf"))
+    likeliest = others.sort(dim=1, descending=True, stable=True).indices
+    aimed = min(logits.shape[1] - 1, 3 * plan.repeats // 4)
     forward += 1
     radius = torch.where(start, 0.0, torch.inf).double()
     codes = centre.clone()
@@ -100,9 +106,13 @@ def search(
     for run in range(plan.repeats if len(rows) else 0):
         limit = radius[rows].clamp(max=plan.reach).to(centre.dtype)
         z = centre[rows].clone()
-        if run < plan.repeats - 1:
+        targets = likeliest[rows, run] if run < aimed else None
+        if aimed <= run < plan.repeats - 1:
             z += _inside(draws.select(rows), f"start/{run}", z) * limit[:, None]
-        found = _ascend(model, generator, centre[rows], z, y[rows], limit, plan, (forward, backward), rows)
+        ball = Ball(centre[rows], limit, y[rows], targets)
+        found, steps = _ascend(model, generator, ball, z, plan)
+        forward[rows] += steps
+        backward[rows] += steps
         hits = rows[found]
         shares = _halve(model, generator, centre[hits], z[found], y[hits], plan.halvings)
         forward[hits] += plan.halvings
@@ -121,49 +131,73 @@ def _inside(draws: Draws, purpose: str, like: Tensor) -> Tensor:
     return ray / scaled_length(ray).clamp(min=torch.finfo(ray.dtype).tiny)[:, None] * share
 
 
-def _ascend(
-    model: Classifier,
-    generator: Generator,
-    centre: Tensor,
-    z: Tensor,
-    y: Tensor,
-    limit: Tensor,
-    plan: SearchPlan,
-    spent: tuple[Tensor, Tensor],
-    rows: Tensor,
-) -> Tensor:
-    """Move the codes ``z`` (B, latent) in place until they are misclassified; return which are: bool (B,)."""
-    found = torch.zeros(len(y), dtype=torch.bool, device=y.device)
-    left = torch.arange(len(y), device=y.device)
+@dataclass(frozen=True)
+class Ball:
+    """Where a run may go, and what it is after.
+
+    Args:
+        centre: (B, latent).
+        limit: (B,), scaled radius.
+        y: int64 (B,), true classes.
+        targets: int64 (B,), classes whose logits are raised; None raises the largest other one.
+    """
+
+    centre: Tensor
+    limit: Tensor
+    y: Tensor
+    targets: Tensor | None
+
+    def select(self, rows: Tensor) -> Ball:
+        """Return the same of some samples."""
+        targets = None if self.targets is None else self.targets[rows]
+        return Ball(self.centre[rows], self.limit[rows], self.y[rows], targets)
+
+    def score(self, logits: Tensor, rows: Tensor) -> Tensor:
+        """Return what is ascended, for the logits (b, K) of the samples ``rows``: (b,)."""
+        if self.targets is None:
+            return margin_loss(logits, self.y[rows])
+        reached, own = (logits.gather(1, classes[rows, None])[:, 0] for classes in (self.targets, self.y))
+        return reached - own
+
+    def project(self, z: Tensor) -> Tensor:
+        """Return the nearest codes inside: (B, latent)."""
+        delta = z - self.centre
+        length = scaled_length(delta).clamp(min=torch.finfo(z.dtype).tiny)
+        return self.centre + delta * (self.limit / length).clamp(max=1)[:, None]
+
+
+def _ascend(model: Classifier, generator: Generator, ball: Ball, z: Tensor, plan: SearchPlan) -> tuple[Tensor, Tensor]:
+    """Move the codes ``z`` (B, latent) in place until they are misclassified; return which are, and gradients spent."""
+    found = torch.zeros(len(z), dtype=torch.bool, device=z.device)
+    spent = torch.zeros(len(z), dtype=torch.int64, device=z.device)
+    left = torch.arange(len(z), device=z.device)
     for step in range(plan.steps + 1):
-        gradient, hit = _gradient(model, generator, z[left], y[left])
-        spent[0][rows[left]] += 1
-        spent[1][rows[left]] += 1
+        here = ball.select(left)
+        gradient, hit = _gradient(model, generator, here, z[left])
+        spent[left] += 1
         found[left[hit]] = True
-        left, gradient = left[~hit], gradient[~hit]
+        left, here, gradient = left[~hit], here.select((~hit).nonzero()[:, 0]), gradient[~hit]
         if not len(left) or step == plan.steps:
             break
         size = scaled_length(gradient).clamp(min=torch.finfo(gradient.dtype).tiny)
-        delta = z[left] + (plan.relative_step_size * limit[left] / size)[:, None] * gradient - centre[left]
-        length = scaled_length(delta).clamp(min=torch.finfo(delta.dtype).tiny)
-        z[left] = centre[left] + delta * (limit[left] / length).clamp(max=1)[:, None]
-    return found
+        z[left] = here.project(z[left] + (plan.relative_step_size * here.limit / size)[:, None] * gradient)
+    return found, spent
 
 
-def _gradient(model: Classifier, generator: Generator, z: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the gradient of the margin loss in the codes, (B, latent), and which are misclassified, bool (B,)."""
+def _gradient(model: Classifier, generator: Generator, ball: Ball, z: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the gradient of the score in the codes, (B, latent), and which are misclassified, bool (B,)."""
     with torch.enable_grad():
         leaf = z.detach().requires_grad_(True)
-        x = generator.decode(leaf, y)
+        x = generator.decode(leaf, ball.y)
     if not x.requires_grad:
         raise ModelError(
             "the generator's inputs do not depend on the codes through autograd",
             "a differentiable generator is allowed here",
             "Remove torch.no_grad, detach() or rounding from decode.",
         )
-    _, slope, logits = model.gradient(lambda logits, rows: margin_loss(logits, y[rows]), x.detach())
+    _, slope, logits = model.gradient(ball.score, x.detach())
     (gradient,) = torch.autograd.grad(x, leaf, slope)
-    return gradient, is_adversarial(logits, y)
+    return gradient, is_adversarial(logits, ball.y)
 
 
 def _halve(model: Classifier, generator: Generator, centre: Tensor, z: Tensor, y: Tensor, halvings: int) -> Tensor:

@@ -83,9 +83,8 @@ def separation(
 ) -> Separation:
     """Measure the distance of each sample to the nearest sample of another class.
 
-    Exact, in blocks: 10,000 MNIST images against 60,000 fit into less than 2 GB and take, with one thread of an
-    ordinary processor, half a minute (l2) to five minutes (linf, l1). Samples that occur twice with different labels
-    are listed.
+    Exact, in blocks: 10,000 MNIST images against 60,000 take 1.4 GB and one thread of an ordinary processor 17 seconds
+    (l2) or 84 (linf). Samples that occur twice with different labels are listed.
 
     Args:
         x: (n, *S), samples.
