@@ -21,7 +21,7 @@ FLOORS = [
 ]
 FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}
 WITHOUT_TORCH = ("analyses", "reports")
-METHOD_ROOMS = {"attacks": "ATTACKS", "defenses": "DEFENSES", "estimates": "ESTIMATES"}
+METHOD_ROOMS = {"attacks": "ATTACKS", "defenses": "DEFENSES", "estimates": "ESTIMATES", "limits": "LIMITS"}
 # Files of method rooms that are not methods.
 HELPERS = {
     "attacks": {
@@ -52,6 +52,7 @@ HELPERS = {
     },
     "defenses": {"apply", "cards", "hgd"},
     "estimates": {"cards", "compose", "extrapolation", "points", "records", "weibull"},
+    "limits": {"cards", "generators", "latent_linear", "latent_search"},
 }
 
 
