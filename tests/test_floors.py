@@ -21,7 +21,13 @@ FLOORS = [
 ]
 FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}
 WITHOUT_TORCH = ("analyses", "reports")
-METHOD_ROOMS = {"attacks": "ATTACKS", "defenses": "DEFENSES", "probes": "PROBES"}
+METHOD_ROOMS = {
+    "attacks": "ATTACKS",
+    "defenses": "DEFENSES",
+    "estimates": "ESTIMATES",
+    "limits": "LIMITS",
+    "probes": "PROBES",
+}
 # Files of method rooms that are not methods.
 HELPERS = {
     "attacks": {
@@ -51,6 +57,8 @@ HELPERS = {
         "verify",
     },
     "defenses": {"apply", "cards", "hgd"},
+    "estimates": {"cards", "compose", "extrapolation", "points", "records", "weibull"},
+    "limits": {"cards", "generators", "latent_linear", "latent_search"},
     "probes": {
         "bench",
         "cards",
