@@ -230,13 +230,14 @@ def _bend(bounds: Bounds, number: int, forms: Tensor, slopes: Tensor | None) -> 
     if isinstance(operation, MaxPool):
         return _pool(bounds, number, operation, forms)
     lines = bounds.lines[number]
-    below, above = forms.clamp(min=0), forms.clamp(max=0)
-    lower_slope = lines.lower_slope[:, None]
+    positive, upper_slope, lower_slope = forms.clamp(min=0), lines.upper_slope[:, None], lines.lower_slope[:, None]
     if slopes is not None and lines.free is not None:
         lower_slope = torch.where(lines.free[:, None], slopes, lower_slope)
-    constant = below.flatten(2) @ lines.lower_offset.flatten(1)[:, :, None]
-    constant = constant + above.flatten(2) @ lines.upper_offset.flatten(1)[:, :, None]
-    return below * lower_slope + above * lines.upper_slope[:, None], constant[:, :, 0]
+    # What is above the line above for all, and for coefficients >= 0 the difference of the lines on top.
+    given = torch.addcmul(forms * upper_slope, positive, lower_slope - upper_slope)
+    offset, gap = lines.upper_offset.flatten(1), (lines.lower_offset - lines.upper_offset).flatten(1)
+    constant = forms.flatten(2) @ offset[:, :, None] + positive.flatten(2) @ gap[:, :, None]
+    return given, constant[:, :, 0]
 
 
 def _pool(bounds: Bounds, number: int, operation: MaxPool, forms: Tensor) -> tuple[Tensor, Tensor]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
@@ -76,26 +78,45 @@ def crown(
     return work.certificate()
 
 
-def relax(work: Work, intermediate: Intermediate, stop_early: bool, memory: int) -> None:
-    """Bound the margins of all samples from the cheapest bound to the closest."""
+def relax(
+    work: Work,
+    intermediate: Intermediate,
+    stop_early: bool,
+    memory: int,
+    then: Callable[[Tensor, Bounds], None] = lambda rows, bounds: None,
+) -> None:
+    """Bound the margins of all samples from the cheapest bound to the closest.
+
+    Args:
+        work: the batch.
+        intermediate, stop_early, memory: as in :func:`crown`.
+        then: called for the samples that the last bound leaves undecided, with everything known about them.
+    """
     everyone = torch.arange(len(work.margin), device=work.margin.device)
     size = batch_of(work.graph, work.region.x, memory)
+
+    def follow(rows: Tensor, bounds: Bounds) -> None:
+        still = work.undecided(rows)
+        if bool(still.any()):
+            then(rows[still], bounds.select(still))
 
     def cheap(rows: Tensor) -> None:
         bounds = by_intervals(work, rows)
         left = rows[work.undecided(rows)] if stop_early else rows
         if len(left):
-            keep = torch.isin(rows, left)
-            margins_back(work, left, bounds.select(keep), memory)
-
-    work.in_parts(everyone, size, cheap)
-    if intermediate == "ibp":
-        return
+            bounds = bounds.select(torch.isin(rows, left))
+            margins_back(work, left, bounds, memory)
+            if intermediate == "ibp":
+                follow(left, bounds)
 
     def close(rows: Tensor) -> None:
-        margins_back(work, rows, bound(work.graph, work.region.select(rows), "crown", memory), memory)
+        bounds = bound(work.graph, work.region.select(rows), "crown", memory)
+        margins_back(work, rows, bounds, memory)
+        follow(rows, bounds)
 
-    work.in_parts(work.open() if stop_early else everyone[~work.late], size, close)
+    work.in_parts(everyone, size, cheap)
+    if intermediate == "crown":
+        work.in_parts(work.open() if stop_early else everyone[~work.late], size, close)
 
 
 def margins_back(work: Work, rows: Tensor, bounds: Bounds, memory: int) -> None:
