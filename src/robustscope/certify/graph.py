@@ -100,8 +100,9 @@ def trace(model: Classifier, x: Tensor) -> tuple[Graph, Tensor]:
         ModelError: if graph and module do not agree on ``x``.
     """
     builder = _Builder(model, x)
+    logits = model.logits(x)  # first, so that a module that cannot treat these inputs says so itself
     graph = builder.build()
-    logits, ours = model.logits(x), graph.evaluate(x)
+    ours = graph.evaluate(x)
     gap = (logits - ours).abs().amax(1)
     allowed = AGREEMENT.get(x.dtype, 1e-4) * (1 + logits.abs().amax(1))
     if logits.shape != ours.shape or not bool((gap <= allowed).all()):
@@ -118,6 +119,20 @@ _FLAGGED = ("relu", "relu6", "leaky_relu", "hardtanh", "dropout")
 """Functions with an argument ``inplace``."""
 
 
+class _Tracer(fx.Tracer):
+    """Remembers in which layer tracing failed."""
+
+    at = ""
+
+    def call_module(self, m: nn.Module, forward: Any, args: Any, kwargs: Any) -> Any:
+        """Trace a layer."""
+        try:
+            return super().call_module(m, forward, args, kwargs)
+        except Exception:
+            self.at = self.at or f"{type(m).__name__} ({self.path_of_module(m)})"
+            raise
+
+
 class _Builder:
     """Walks the traced code once and turns each call into nodes."""
 
@@ -130,11 +145,13 @@ class _Builder:
     def build(self) -> Graph:
         """Trace the module and return its graph."""
         entry = self._normalised()
+        tracer = _Tracer()
         try:
-            code = fx.Tracer().trace(self.module)
+            code = tracer.trace(self.module)
         except Exception as error:  # whatever the model's own code makes of a tracer's stand-ins
+            where = tracer.at or type(self.module).__name__
             raise InvalidValue(
-                f"the code of {type(self.module).__name__} cannot be traced ({type(error).__name__}: {error})",
+                f"the code of {where} cannot be traced ({type(error).__name__}: {error})",
                 "a forward() whose steps do not depend on the values of its input is allowed",
                 "Write it as layers without branches; certificates must hold for all inputs at once.",
             ) from error
@@ -209,7 +226,13 @@ class _Builder:
             )
         except Refused as reason:
             raise self._refuse(f"{self.at}: {reason}") from None
-        except (TypeError, AttributeError) as error:  # an argument that the handler does not know
+        except (
+            TypeError,
+            AttributeError,
+            ValueError,
+            RuntimeError,
+            IndexError,
+        ) as error:  # an argument that the handler does not know
             raise self._refuse(f"{self.at}: {error}") from error
         first = node.args[0] if node.args else None
         if isinstance(first, fx.Node) and isinstance(made, Made) and _in_place(target, node):

@@ -106,12 +106,17 @@ def _batch_norm(b: Builder, layer: Any, x: Made) -> Made:
 
 def scaled(b: Builder, x: Made, factor: Any, shift: Any) -> Made:
     """Add ``x * factor + shift`` with constants that broadcast to one sample."""
-    full = [torch.as_tensor(each, device=x.probe.device).detach().double() for each in (factor, shift)]
+    full = [torch.as_tensor(each, dtype=torch.float64, device=x.probe.device).detach() for each in (factor, shift)]
     full = [each[0] if each.dim() == len(x.shape) + 1 and len(each) == 1 else each for each in full]
-    if any(each.dim() > len(x.shape) or torch.broadcast_shapes(each.shape, x.shape) != x.shape for each in full):
+    if not all(_fits(each.shape, x.shape) for each in full):
         raise Refused("arithmetic with a constant that changes the shape, or that differs between the samples")
     operation = Scale(*(b.weight(each.expand(x.shape).contiguous()) for each in full))
     return b.add(operation, (x,), operation.forward(x.probe))
+
+
+def _fits(shape: Shape, onto: Shape) -> bool:
+    """Tell whether a shape broadcasts to another; ``torch.broadcast_shapes`` takes seconds to import its symbols."""
+    return len(shape) <= len(onto) and all(a in (1, b) for a, b in zip(shape[::-1], onto[::-1], strict=False))
 
 
 def reshaped(b: Builder, x: Made, probe: Tensor) -> Made:
@@ -285,7 +290,7 @@ _RESHAPES = ("flatten", "reshape", "view", "squeeze", "unsqueeze", "unflatten")
 
 
 def _reshape_by(name: str) -> Callable[..., Made]:
-    return lambda b, x, *args, **kwargs: reshaped(b, x, getattr(x.probe, name)(*args, **kwargs))
+    return lambda b, x, *args, **kwargs: reshaped(b, x, getattr(x.probe.contiguous(), name)(*args, **kwargs))
 
 
 MODULES: dict[type[nn.Module], Callable[..., Any]] = {
@@ -349,6 +354,7 @@ CALLS: dict[Any, Callable[..., Any]] = {
         name: _NAMED[name.rstrip("_")]
         for name in ("relu_", "tanh_", "sigmoid_", "clamp_", "add_", "sub_", "mul_", "div_")
     },
+    **{room.relu_: _NAMED["relu"] for room in (torch, F)},
     operator.add: _add,
     operator.iadd: _add,
     operator.sub: _NAMED["sub"],

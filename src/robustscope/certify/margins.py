@@ -87,7 +87,7 @@ class Work:
 
     def in_parts(self, rows: Tensor, size: int, step: Callable[[Tensor], object]) -> None:
         """Call ``step`` on parts of some samples until the time is up; those that are left are late."""
-        for part in rows.split(max(1, size)):
+        for part in rows.split(max(1, size)) if len(rows) else ():
             if time.perf_counter() > self.deadline:
                 self.late[part] = True
             else:

@@ -255,5 +255,6 @@ class Moving(Affine):
         keep = forms.requires_grad
         with torch.enable_grad():
             leaves = [forms.new_zeros(len(forms), *shape, requires_grad=True) for shape in self.shapes]
-            given = torch.autograd.grad(self.function(*leaves), leaves, forms, create_graph=keep)
+            # The scalar, not grad_outputs=forms: the latter's first use imports a computer algebra system.
+            given = torch.autograd.grad((self.function(*leaves) * forms).sum(), leaves, create_graph=keep)
         return tuple(given), forms.new_zeros(len(forms))
