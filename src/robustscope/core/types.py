@@ -237,7 +237,8 @@ class Certificate:
     @property
     def verified(self) -> Tensor:
         """Which samples have no adversarial example in the threat set: bool (B,)."""
-        return torch.tensor([each == "verified" for each in self.status], device=self.lower_margin.device)
+        found = [each == "verified" for each in self.status]
+        return torch.tensor(found, dtype=torch.bool, device=self.lower_margin.device)
 
 
 @dataclass
