@@ -21,7 +21,7 @@ FLOORS = [
 ]
 FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}
 WITHOUT_TORCH = ("analyses", "reports")
-METHOD_ROOMS = {"attacks": "ATTACKS", "defenses": "DEFENSES"}
+METHOD_ROOMS = {"attacks": "ATTACKS", "certify": "CERTIFIERS", "defenses": "DEFENSES"}
 # Files of method rooms that are not methods.
 HELPERS = {
     "attacks": {
@@ -48,6 +48,7 @@ HELPERS = {
         "universal_craft",
         "verify",
     },
+    "certify": {"bounds", "cards", "graph", "layers", "margins", "operations", "radius", "region", "relaxations"},
     "defenses": {"apply", "cards", "hgd"},
 }
 

@@ -107,6 +107,7 @@ class _Ascent:
         is_open = found <= work.allowance[rows, None]
         order = is_open.to(torch.int8).argsort(dim=1, descending=True, stable=True)[:, : int(is_open.sum(1).max())]
         self.settled = found.masked_fill(is_open, torch.inf).amin(1)
+        self.costs = is_open.sum(1)
         self.forms = forms.gather(1, order[:, :, None].expand(-1, -1, forms.shape[2]))
         self.best = found.gather(1, order)
         self.slopes = {
@@ -136,7 +137,7 @@ class _Ascent:
             found = backward(self.bounds, self.last, self.forms, leaves)
             gradients = torch.autograd.grad(found.sum(), list(leaves.values()))
         self.best = torch.maximum(self.best, found.detach())
-        self.work.rows[self.rows] += self.forms.shape[1]
+        self.work.rows[self.rows] += self.costs
         for (number, slopes), gradient in zip(leaves.items(), gradients, strict=True):
             one, two = self.moments[number]
             one.lerp_(gradient, 0.1)
@@ -155,6 +156,6 @@ class _Ascent:
         self.work.learn(self.rows[done], margins[done], torch.zeros_like(self.rows[done]))
         keep = ~done
         self.rows, self.bounds, self.forms = self.rows[keep], self.bounds.select(keep), self.forms[keep]
-        self.best, self.settled = self.best[keep], self.settled[keep]
+        self.best, self.settled, self.costs = self.best[keep], self.settled[keep], self.costs[keep]
         self.slopes = {number: slopes[keep] for number, slopes in self.slopes.items()}
         self.moments = {number: (one[keep], two[keep]) for number, (one, two) in self.moments.items()}

@@ -218,7 +218,7 @@ class Certificate:
 
     Args:
         lower_margin: (B,), a lower bound of the margin (true logit minus the largest other) over the whole threat set;
-            > 0 means that no adversarial example exists in it. Without a graph.
+            > 0 means that no adversarial example exists in it; -inf where the time was up before the first bound.
         status: for each sample "verified" (the bound exceeds 0 by more than rounding may amount to), "unknown" (it does
             not; nothing follows) or "timeout" (the time was up first; nothing follows).
         forward: int64 (B,), rows that each sample sent forward through the model.
