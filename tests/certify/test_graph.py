@@ -12,6 +12,7 @@ from robustscope.certify.layers import CALLS
 from robustscope.contracts.trial import ModelWatch
 from robustscope.core.errors import InvalidValue, ModelError
 from robustscope.data import problems
+from robustscope.models.blackbox import BlackBox
 from robustscope.models.classifier import Classifier
 from robustscope.models.layers import build
 from robustscope.models.loading import load_model
@@ -173,6 +174,14 @@ def test_the_shared_transformer_is_refused_by_name():
     module = build([*LAYERS["tokens"][:2], {"type": "multi_head_self_attention", "dim": 4, "heads": 2, "scale": 1.0}])
     with pytest.raises(InvalidValue, match=r"PatchEmbedding \(0.0\) cannot be traced"):
         trace(Classifier(nn.Sequential(module, nn.Flatten(), nn.Linear(20, 5)).double().eval()), inputs(2, 2, 6, 6))
+
+
+def test_a_black_box_is_refused_and_not_asked():
+    asked = []
+    box = BlackBox(lambda x: asked.append(x), answers="scores", num_classes=3)
+    with pytest.raises(InvalidValue, match="black box that gives scores"):
+        trace(Classifier(box), inputs(2, 2, 6, 6))
+    assert not asked
 
 
 def test_a_hook_that_changes_results_is_noticed():

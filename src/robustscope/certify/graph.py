@@ -96,10 +96,16 @@ def trace(model: Classifier, x: Tensor) -> tuple[Graph, Tensor]:
         the graph, and the logits (B, K) of the module.
 
     Raises:
-        InvalidValue: for a layer that bounds cannot pass, naming it, and for code that cannot be traced.
+        InvalidValue: for a layer that bounds cannot pass, naming it, for code that cannot be traced, and for a black box.
         ModelError: if graph and module do not agree on ``x``.
     """
     builder = _Builder(model, x)
+    if model.access != "gradients":
+        raise InvalidValue(
+            f"a black box that gives {model.access} was to be certified",
+            "a network whose layers can be read is allowed",
+            "Evaluate it by attacks, or by a method that needs its outputs only.",
+        )
     logits = model.logits(x)  # first, so that a module that cannot treat these inputs says so itself
     graph = builder.build()
     ours = graph.evaluate(x)
