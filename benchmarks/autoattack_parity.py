@@ -1,8 +1,8 @@
-"""Run our suite ``standard`` beside the reference implementation of AutoAttack (pyautoattack) on shared models.
+"""Run our suites beside the reference implementation of AutoAttack (pyautoattack) on shared models.
 
     python benchmarks/autoattack_parity.py OUT --peer PEER/bin/python --model NAME --n 20 --norm linf --epsilon 2/255
 
-Both see the same images, in the same chunks, in float32 on one thread. Rows are counted by hooks on the network, those of
+``--tools`` names the suites (``standard``; ``audited``, whose search alone is run, without its audit) and ``reference``. All see the same images, in the same chunks, in float32 on one thread. Rows are counted by hooks on the network, those of
 the attacks alone: neither our judge's passes nor the reference's flags and re-checks. A chunk that is finished is not
 repeated, so the command can be stopped and given again, also with a larger ``--n``: the images of a seed are nested.
 
@@ -40,6 +40,7 @@ from robustscope.data.selection import stratified
 from robustscope.models.loading import LoadedModel, load_model
 
 HERE = Path(__file__).resolve().parent
+TOOLS = ("standard", "audited", "reference")
 CASE = ["model", "images", "norm", "epsilon", "seed", "chunk", "tool"]
 VERDICTS = [*CASE, "sample", "y", "correct", "broken_by", "confirmed"]
 COSTS = [*CASE, "attack", "attempted", "broken", "forward", "backward", "seconds"]
@@ -68,11 +69,11 @@ class Rows:
 
 
 def ours(model: LoadedModel, x: Tensor, y: Tensor, ids: list[int], case: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    """Yield what each attack of our suite did, as the reference's worker reports it."""
+    """Yield what each attack of the suite ``case["tool"]`` did, as the reference's worker reports it."""
     classifier = model.classifier
     threat = ThreatModel(case["norm"], case["epsilon"], classifier.bounds)
     correct = classifier.logits(x).argmax(1) == y
-    named = suite("standard", threat.norm, classifier.classes(x))
+    named = suite(case["tool"], threat.norm, classifier.classes(x))
     steps = cascade(
         classifier,
         x,
@@ -181,7 +182,7 @@ def images(shared: Path, model: LoadedModel, kind: str) -> Dataset:
 def summary(out: Path, case: dict[str, Any]) -> Iterator[str]:
     """Yield a line for each tool: images, correct, robust, and what they cost."""
     within = ("model", "images", "norm", "epsilon", "seed", "tool")
-    for tool in ("ours", "reference"):
+    for tool in ("standard", "audited", "reference"):
         verdicts = stored(out, "verdicts.csv", {**case, "tool": tool}, within, ("sample",))
         costs = stored(out, "costs.csv", {**case, "tool": tool}, within, ("chunk", "attack"))
         if not verdicts:
@@ -199,17 +200,21 @@ def summary(out: Path, case: dict[str, Any]) -> Iterator[str]:
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("out", type=Path, help="folder of the CSV files")
-    parser.add_argument("--peer", help="python of the environment with pyautoattack; without it only ours is run")
+    parser.add_argument("--peer", help="python of the environment with pyautoattack, for the tool reference")
     parser.add_argument("--model", required=True, action="append", help="name of a shared model; may be repeated")
     parser.add_argument("--n", type=int, default=20, help="images, each class in proportion")
     parser.add_argument("--norm", default="linf", choices=["linf", "l2", "l1"])
     parser.add_argument("--epsilon", required=True, help="radius, such as 2/255")
     parser.add_argument("--images", default="exact", choices=["exact", "jpeg"], help="which CIFAR-10 images")
     parser.add_argument("--chunk", type=int, default=100, help="images that are attacked together and recorded at once")
+    parser.add_argument("--tools", nargs="+", default=["standard", "reference"], choices=TOOLS)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--shared", type=Path, default=HERE.parent.parent / "shared", help="folder of models and data")
-    return parser.parse_args()
+    asked = parser.parse_args()
+    if "reference" in asked.tools and not asked.peer:
+        parser.error("--tools reference was given without --peer; name the python that has pyautoattack")
+    return asked
 
 
 def main() -> None:
@@ -228,14 +233,14 @@ def main() -> None:
             ids = order[start : start + asked.chunk]
             x, y = data.read(ids), torch.as_tensor(data.labels[ids], dtype=torch.int64)
             correct = model.classifier.logits(x).argmax(1) == y
-            for tool in ("ours", "reference") if asked.peer else ("ours",):
+            for tool in asked.tools:
                 case |= {"chunk": f"{start}:{start + len(ids)}", "tool": tool}
                 if len(stored(asked.out, "verdicts.csv", case, tuple(CASE), ("sample",))) == len(ids):
                     continue
-                if tool == "ours":
-                    stages = list(ours(model, x, y, ids, case))
-                else:
+                if tool == "reference":
                     stages = reference(model, path, x, y, case, asked.peer)
+                else:
+                    stages = list(ours(model, x, y, ids, case))
                 sure = [confirmed(model, x, y, stage, case) for stage in stages]
                 record(asked.out, case, ids, y, correct, stages, sure)
                 print(f"{name} {tool} {case['chunk']}", flush=True)

@@ -29,7 +29,9 @@ from torch import Tensor, nn
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 from speed import ROOT, Case, Clock, _revision, _version, load_case, load_images, mend_torchvision
 
+from robustscope.attacks.cards import ATTACKS
 from robustscope.attacks.compose import attack
+from robustscope.core.draws import Draws
 from robustscope.core.types import Norm, ThreatModel
 from robustscope.geometry import balls
 from robustscope.models.classifier import Classifier
@@ -246,6 +248,13 @@ def ours(duel: Duel, case: Case, model: Classifier, twin: str, seed: int = 0) ->
     return found.result.x_adv
 
 
+def unjudged(duel: Duel, case: Case, model: Classifier, seed: int = 0) -> Tensor:
+    """Run our attack without its judge, as the peers run: none of them looks at what it returns once more."""
+    threat, card = ThreatModel(duel.norm, case.epsilon if duel.fixed else math.inf), ATTACKS[duel.attack]
+    draws = Draws(seed, tuple(range(len(case.x)))).within(card.name)
+    return card.function(model, case.x, case.y, threat, draws=draws, **card.resolve(duel.parameters)).x_adv
+
+
 def theirs(method: Method, case: Case, batch_size: int, network: nn.Module, seed: int = 0) -> Tensor:
     """Run a peer batch by batch."""
     torch.manual_seed(seed)
@@ -277,6 +286,7 @@ def measure(duel: Duel, case: Case, args: argparse.Namespace, clock: Clock) -> I
         )
         for twin in ("off", *args.twins)
     }
+    tools["search"] = (partial(unjudged, duel, case, model), partial(unjudged, duel, case, counted))
     for tool, make in duel.peers.items():
         if tool in args.tools:
             method = make(case.epsilon)

@@ -131,7 +131,7 @@ def make_table(
                         gone.setdefault(cell["norm"], cell["epsilon"])
                 rows.append(row)
     table = pd.DataFrame(rows)
-    for name in ("success", "survives_8bit", "clean_correct"):
+    for name in ("success", "survives_8bit", "survives_alone", "clean_correct"):
         table[name] = table[name].astype("boolean")
     return table.astype({"shard": "int32", "cell": "int32"})
 
@@ -152,6 +152,7 @@ def _row(
         "adv_confidence": np.nan,
         "adv_margin": np.nan,
         "survives_8bit": None,
+        "survives_alone": None,
         "forward": 0,
         "backward": 0,
         "clean_correct": correct,
@@ -171,6 +172,7 @@ def _outcome(
         "adv_confidence": 0.7 if won else 0.6,
         "adv_margin": -1.0 if won else 1.0,
         "survives_8bit": sample % 7 != 0 if won else None,
+        "survives_alone": True if won else None,
         "forward": way["forward"],
         "backward": way["backward"],
     }

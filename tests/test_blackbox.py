@@ -187,9 +187,9 @@ def test_every_other_attack_takes_a_box(name):
     result = attack(name, model, P.x, P.y, f"{card.norms[0]}:0.05", **card.quick).result
     made = model.module
     assert seen.rows == made.asked == model.ledger.forward
-    # The judge asks about every example, and about those that are adversarial once more, rounded to 8 bits.
+    # The judge asks about every example, and about those that are adversarial twice more: alone, and rounded to 8 bits.
     judged = seen.rows - int(result.forward.sum())
-    assert len(P.x) <= judged <= 2 * len(P.x)
+    assert len(P.x) <= judged <= 3 * len(P.x)
 
 
 # The limit.

@@ -224,6 +224,9 @@ def test_the_limits_of_robust_accuracy_are_always_stated(run):
     assert said(run, "upper bound")
 
 
+AGAIN = [{"model": "standard", "samples": 3, "forward": 30, "backward": 27}]
+
+
 @pytest.fixture(scope="module")
 def unremarkable(tmp_path_factory) -> str:
     """What is said of a run that gives no reason for caution."""
@@ -231,7 +234,7 @@ def unremarkable(tmp_path_factory) -> str:
     table = make_table(sound, scale={"standard": 0.2})
     table.loc[table["success"].fillna(False), "survives_8bit"] = True
     noise = table["cell"].isin([0, 3]) & table["success"].fillna(False)
-    table.loc[noise, ["success", "survives_8bit"]] = [False, pd.NA]
+    table.loc[noise, ["success", "survives_8bit", "survives_alone"]] = [False, pd.NA, pd.NA]
     folder = write_run(tmp_path_factory.mktemp("sound"), sound, table)
     return " ".join(item["message"] for item in summarise(folder)["warnings"])
 
@@ -251,6 +254,9 @@ def unremarkable(tmp_path_factory) -> str:
         ("weaker than noise", {"swap": True}),
         ("beyond epsilon", {"rounding": True}),
         ("Only noise was run", {"noise": True}),
+        ("fool it in a second pass too", {"alone": True}),
+        ("fool standard in a batch but not alone, though", {"alone": False}),
+        ("these samples were attacked again one by one, by 30 rows forward", {"record": {"alone": AGAIN}}),
     ],
 )
 def test_cautions_are_raised_when_due_and_only_then(tmp_path, unremarkable, words, changes):
@@ -260,6 +266,9 @@ def test_cautions_are_raised_when_due_and_only_then(tmp_path, unremarkable, word
     table = make_table(plan, scale={"standard": changes.get("scale", 0.2)})
     if changes.get("swap"):
         table["cell"] = table["cell"].map({0: 2, 1: 1, 2: 0, 3: 5, 4: 4, 5: 3})
+    if "alone" in changes:  # a second draw that came out otherwise, or a success taken back
+        reverted = table["success"].fillna(False) & (table["sample"] % 2 == 0)
+        table.loc[reverted, ["success", "survives_alone"]] = [changes["alone"], False]
     if changes.get("rounding"):
         table["distance"] = table["distance"] * (1 + 1e-7)
     assert said(write_run(tmp_path / "odd", plan, table, record=changes.get("record")), words)

@@ -3,12 +3,16 @@
 import pytest
 import torch
 
+import robustscope
 from digits_bed import digits
+from robustscope.attacks.approach import approach
 from robustscope.attacks.compose import attack
+from robustscope.attacks.estimates import Estimate, agreement
 from robustscope.attacks.prospects import look
 from robustscope.core.draws import Draws
 from robustscope.core.types import ThreatModel
 from robustscope.data import problems
+from robustscope.data.masked import masked
 from robustscope.models.classifier import Classifier
 
 COUNTS = {("linf", 0.05): 657, ("linf", 0.1): 456, ("linf", 0.15): 207, ("l2", 0.5): 440, ("l2", 0.8): 149}
@@ -23,9 +27,9 @@ def test_the_exact_count_of_the_digits_is_reached_at_a_fraction_of_the_cost(norm
     assert not (outcome.verdict.success & exact).any(), "an exactly robust sample was broken"
     assert int((~outcome.verdict.success).sum()) == COUNTS[norm, epsilon]
     survivors = int(exact.sum())
-    # Dear for the ladder: in 64 dimensions search by scores comes nearly as far as gradients, so that it looks misled.
+    # Dear for the ladder: in 64 dimensions search by scores comes nearly as far as gradients, and most get that far.
     assert outcome.result.backward.sum() / survivors < 1910 / 4
-    assert outcome.result.forward.sum() / survivors < 7888 / 4
+    assert outcome.result.forward.sum() / survivors < 7888 / 10
 
 
 def test_a_look_expects_what_a_linear_model_does():
@@ -79,3 +83,55 @@ def test_thorough_spends_on_every_sample():
     model, x, y, _ = digits("linf", 5)
     outcome = attack("ladder", model, x, y, ThreatModel("linf", 0.01), thorough=True, search=False)
     assert (outcome.result.backward > 1000).all()
+
+
+# The parts.
+
+
+def test_gradients_that_tell_the_truth_and_others():
+    module = robustscope.load_model("bundled:digits_standard").classifier.module
+    x, threat = robustscope.load_data("digits").read(range(30)), ThreatModel("linf", 0.1)
+    draws = Draws(0, tuple(range(30)))
+    right = module(x).argmax(1)
+    targets = torch.stack([(right + k) % 10 for k in (1, 2, 3)], 1)
+
+    def agreements(name):
+        model = Classifier(masked(name, module), allow_probabilities=True)
+        return agreement(model, threat, x, right, targets, draws)
+
+    for name in ("temperature_1e3", "temperature_1e30", "temperature_1e-30"):
+        assert agreements(name).min() > 0.95, name
+    assert agreements("reversed_gradient").max() < -0.95
+    assert agreements("zero_gradient").abs().max() == 0
+    assert agreements("detached_branch").quantile(0.9) < 0.9
+    part = agreement(Classifier(module), threat, x[20:], right[20:], targets[20:], draws.select(torch.arange(20, 30)))
+    torch.testing.assert_close(part, agreements("temperature_1e3")[20:], atol=1e-3, rtol=0)
+
+
+@pytest.mark.parametrize("norm", ["linf", "l2", "l1"])
+def test_estimated_gradients_of_a_linear_model_are_its_gradients(norm):
+    p = problems.linear_multiclass(n=6)
+    model, threat = Classifier(p.module), ThreatModel(norm, 0.1)
+    targets, rows = (p.y + 1) % 5, torch.arange(6)
+    how = Estimate(p.x, Draws(0, tuple(range(6))), 400, 0.5)
+    logits, slope = how.at(model, threat, rows, p.x, p.y, targets, "0")
+    weight = next(p.module.parameters()).detach()
+    due = weight[targets] - weight[p.y]
+    torch.testing.assert_close(logits, model.logits(p.x))
+    cosine = torch.cosine_similarity(slope.flatten(1), due, dim=1)
+    assert cosine.min() > 0.97
+    assert model.ledger.backward == 0
+
+
+@pytest.mark.parametrize("norm", ["linf", "l2", "l1"])
+def test_an_approach_ends_at_the_boundary_of_a_linear_model(norm):
+    p = problems.linear_binary(norm, n=8)
+    model = Classifier(p.module)
+    far = p.x.flip(0)  # classes alternate, so each is of the other one
+    for share, solved in ((1.05, True), (0.95, False)):
+        threat = ThreatModel(norm, problems.RADII[norm] * share)
+        found = approach(model, p.x, p.y, threat, far, 200)
+        assert (found.distance >= p.radius[norm] * (1 - 1e-6)).all(), "nearer than is possible"
+        assert (found.solved == solved).all()
+        assert found.alive.all()
+        assert torch.equal(found.forward, found.backward + 1)

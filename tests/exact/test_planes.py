@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from robustscope.attacks.search import along
 from robustscope.core.types import Bounds, ThreatModel
 from robustscope.data.problems import boxed_distance
 from robustscope.geometry import balls, planes
@@ -113,3 +114,29 @@ def test_the_nearest_plane_is_the_one_that_all_planes_tried_would_give(norm, sca
     chosen = normals[rows, choice] * sides[rows, choice][:, None]
     torch.testing.assert_close(steps, planes.shortest_step(norm, Bounds(0.0, 1.0), x, chosen, gains[rows, choice]))
     assert (choice != (gains / normals.double().norm(dim=2)).argmin(1)).any(), "the bounds decide for some"
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_reach_tells_the_way_and_its_length_for_directions_of_every_size(dtype):
+    generator = torch.Generator().manual_seed(5)
+    x = torch.rand(7, 3, 4, generator=generator, dtype=dtype)
+    x[:, 0] = 0.0  # on the bound
+    delta = torch.randn(7, 3, 4, generator=generator, dtype=dtype)
+    delta *= torch.tensor([1e-30, 1e-15, 1e-6, 1.0, 1e6, 1e12, 0.0], dtype=dtype)[:, None, None]
+    room = torch.where(delta > 0, 1 - x, torch.where(delta < 0, x, torch.zeros_like(x)))
+    most = torch.linalg.vector_norm(room.flatten(1), dim=1)
+    for share in (0.1, 0.7, 0.99, 2.0):
+        point, way, size = planes.reach(Bounds(0.0, 1.0), x, delta, share * most)
+        assert torch.equal(point, planes.stretch(Bounds(0.0, 1.0), x, delta, share * most))
+        assert torch.equal(way, point - x)
+        assert torch.equal(size, torch.linalg.vector_norm(way.flatten(1), dim=1))
+        torch.testing.assert_close(size, min(share, 1.0) * most, rtol=20 * torch.finfo(dtype).eps, atol=0)
+
+
+def test_a_step_along_the_gradient_is_the_steepest_one_whatever_its_size():
+    way = torch.rand(6, 2, 3)
+    gradients = torch.randn(6, 2, 3, generator=torch.Generator().manual_seed(1))
+    gradients *= torch.tensor([1.0, 1e-30, 1e-42, 1e30, 0.0, 1e8])[:, None, None]
+    expected = way + 0.3 * balls.steepest("l2", gradients)
+    torch.testing.assert_close(along(way, gradients, 0.3), expected)
+    assert torch.equal(along(way, gradients, 0.3)[4], way[4])

@@ -111,6 +111,17 @@ def test_a_clean_image_posing_as_an_example(run):
     assert "the model classifies the example correctly" in set(problems[problems["sample"] == sample]["problem"])
 
 
+def test_a_false_claim_of_surviving_8_bits(run):
+    def claim(rows):
+        won = rows["success"].fillna(False).astype(bool)
+        rows.loc[won, "survives_8bit"] = ~rows.loc[won, "survives_8bit"].astype(bool)
+        return rows
+
+    assert verify_run(run).survive_8bit == int(claims(run)["survives_8bit"].sum())
+    edit_rows(run, claim)
+    assert verify_run(run).failures["problem"].str.contains("survives_8bit").any()
+
+
 def test_a_claim_without_an_example(run):
     def claim_one(rows):
         row = rows.index[(rows["status"] == "ok") & ~rows["success"].fillna(False).astype(bool)][0]

@@ -38,10 +38,21 @@ COLUMNS = {
     "max_distance": "Float64",
     "survives_8bit": "Float64",
     "survives_k": "Int64",
+    "survives_alone": "Float64",
+    "alone_k": "Int64",
+    "alone_n": "Int64",
     "forward": "Float64",
     "backward": "Float64",
 }
-_SHARES = ("success_rate", "success_low", "success_high", "robust_alone", "robust_cumulative", "survives_8bit")
+_SHARES = (
+    "success_rate",
+    "success_low",
+    "success_high",
+    "robust_alone",
+    "robust_cumulative",
+    "survives_8bit",
+    "survives_alone",
+)
 
 
 @ANALYSES.register(
@@ -63,7 +74,8 @@ def attacks(table: pd.DataFrame, plan: Mapping[str, Any]) -> pd.DataFrame:
         ``robust_alone``: accuracy left by this attack together with what smaller radii had broken, / n;
         ``robust_cumulative``: accuracy left by this and all attacks before it in the same norm, / n;
         ``median_distance`` and ``max_distance`` of the broken, in the cell's norm; ``survives_8bit``: the share of the
-        broken that stays broken after rounding to 8 bits; ``forward``, ``backward``: rows for each attempted sample.
+        broken that stays broken after rounding to 8 bits; ``survives_alone``: of the examples that fooled the model in
+        their batch the share that does so alone too (``alone_k`` of ``alone_n``); ``forward``, ``backward``: rows for each attempted sample.
         What cannot be known (nothing attempted, or an attack failed) is a gap.
 
     Raises:
@@ -88,6 +100,10 @@ def _cell(rows: pd.DataFrame, known: pd.DataFrame, cell: Mapping[str, Any]) -> d
     broken_before = clean.index[clean.fillna(False)].isin(smaller.loc[smaller["success"], "sample"])
     survives = won["survives_8bit"].astype("boolean") if "survives_8bit" in won else pd.Series(dtype="boolean")
     measured = len(won) > 0 and len(survives) == len(won) and not survives.isna().any()
+    alone = (
+        tried["survives_alone"].astype("boolean").dropna() if "survives_alone" in tried else pd.Series(dtype="boolean")
+    )
+    seen = len(alone) > 0 and bool(won.index.isin(alone.index).all())
     return {
         **{name: cell[name] for name in _CARD if name != "cell"},
         "cell": cell["index"],
@@ -106,6 +122,9 @@ def _cell(rows: pd.DataFrame, known: pd.DataFrame, cell: Mapping[str, Any]) -> d
         "max_distance": float(won["distance"].max()) if len(won) else None,
         "survives_8bit": int(survives.sum()) / len(won) if measured else None,
         "survives_k": int(survives.sum()) if measured else None,
+        "survives_alone": int(alone.sum()) / len(alone) if seen else None,
+        "alone_k": int(alone.sum()) if seen else None,
+        "alone_n": len(alone) if seen else None,
         "forward": float(tried["forward"].sum()) / len(tried) if len(tried) else None,
         "backward": float(tried["backward"].sum()) / len(tried) if len(tried) else None,
     }

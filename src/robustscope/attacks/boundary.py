@@ -50,7 +50,7 @@ class _Walk:
 
 @register(
     "boundary",
-    version=1,
+    version=2,
     source="Brendel, Rauber, Bethge, 2018, arXiv:1712.04248, Algorithm 1",
     bibtex=BIBTEX,
     aim="minimum-norm",

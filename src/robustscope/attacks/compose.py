@@ -34,12 +34,15 @@ class Outcome:
         twin: the kind of twin that was searched on, or "off".
         reverted: bool (B,), samples whose example fooled the twin alone, so that the model itself was attacked next;
             None without a twin.
+        alone: int64 (B, 2), rows forward and backward, part of those of the result, that went into attacking a sample
+            again at batch size 1, because its first example was adversarial in company of other rows only.
     """
 
     result: AttackResult
     verdict: Verdict
     twin: str = "off"
     reverted: Tensor | None = None
+    alone: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -150,8 +153,9 @@ def attack(
         goals = None if targets is None else targets[rows]
         return card.function(one, x[rows], y[rows], part, draws=own, targets=goals, **resolved)
 
-    result, verdict, reverted = search(method, twin, model, x, y, threat, targets)
-    return Outcome(result, verdict, twin.kind, None if twin.kind == "off" else reverted)
+    found = search(method, twin, model, x, y, threat, targets)
+    fooled = None if twin.kind == "off" else found.fooled_twin
+    return Outcome(found.result, found.verdict, twin.kind, fooled, found.alone)
 
 
 def _resolved(card: AttackCard, parameters: Mapping[str, Any]) -> dict[str, Any]:
@@ -268,8 +272,7 @@ def _told(step: Step) -> dict[str, Tensor]:
     if step.outcome is not None:
         told |= resume.named("result", resume.tensors(step.outcome.result))
         told |= resume.named("verdict", resume.tensors(step.outcome.verdict))
-        if step.outcome.reverted is not None:
-            told["reverted"] = step.outcome.reverted
+        told |= {name: value for name, value in resume.tensors(step.outcome).items() if name in ("reverted", "alone")}
     return told
 
 
@@ -283,7 +286,8 @@ def _recalled(told: Mapping[str, Tensor], rows: Tensor, twin: str) -> Step:
     if "error" in told:
         return Step(rows, None, RecalledError(bytes(told["error"].tolist()).decode()))
     result, verdict = resume.under("result", told), resume.under("verdict", told)
-    return Step(rows, Outcome(AttackResult(**result), Verdict(**verdict), twin, told.get("reverted")))
+    again = told.get("reverted"), told.get("alone")
+    return Step(rows, Outcome(AttackResult(**result), Verdict(**verdict), twin, *again))
 
 
 def worst_case(model: Classifier, x: Tensor, y: Tensor, attempts: Sequence[Attempt], draws: Draws) -> Tensor:

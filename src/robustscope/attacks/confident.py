@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from robustscope.attacks.search import Search
+from robustscope.attacks.search import Search, Way
 from robustscope.core.errors import InvalidValue
 from robustscope.core.types import ThreatModel
 from robustscope.geometry.losses import margin_loss
@@ -62,7 +62,7 @@ class ConfidentSearch(Search):
                 super()._judge(rows, self.x, logits)
         return self.rows()
 
-    def _judge(self, rows: Tensor, points: Tensor, logits: Tensor) -> Tensor:
+    def _judge(self, rows: Tensor, points: Tensor, logits: Tensor, way: Way | None = None) -> Tensor:
         targets = None if self.targets is None else self.targets[rows]
         rounding = SURE_UNITS * torch.finfo(logits.dtype).eps * logits.abs().amax(1)
         won = margin_loss(logits, self.y[rows], targets) >= rounding.clamp(min=self.confidence)

@@ -28,7 +28,7 @@ WEIGHTY = 0.01
 
 @register(
     "cw_l0",
-    version=1,
+    version=2,
     source="Carlini, Wagner, 2017, arXiv:1608.04644, Sec. VI-B",
     bibtex=BIBTEX,
     aim="minimum-norm",

@@ -34,7 +34,7 @@ SLOPING = 3.0
 
 @register(
     "cw_l2",
-    version=1,
+    version=2,
     source="Carlini, Wagner, 2017, arXiv:1608.04644, Sec. V and VI-A",
     bibtex=BIBTEX,
     aim="minimum-norm",

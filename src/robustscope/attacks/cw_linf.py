@@ -27,7 +27,7 @@ KEPT = 0.1
 
 @register(
     "cw_linf",
-    version=1,
+    version=2,
     source="Carlini, Wagner, 2017, arXiv:1608.04644, Sec. VI-C",
     bibtex=BIBTEX,
     aim="minimum-norm",

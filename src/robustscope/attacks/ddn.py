@@ -7,11 +7,11 @@ from torch import Tensor
 
 from robustscope.attacks.cards import register
 from robustscope.attacks.pgd import check_positive
-from robustscope.attacks.search import Search, annealed
+from robustscope.attacks.search import Search, along, annealed
 from robustscope.core.draws import Draws
 from robustscope.core.errors import InvalidValue
 from robustscope.core.types import AttackResult, ThreatModel
-from robustscope.geometry import balls, planes
+from robustscope.geometry import planes
 from robustscope.geometry.losses import LossName, objective
 from robustscope.models.classifier import Classifier
 
@@ -26,7 +26,7 @@ BIBTEX = """@inproceedings{rony2019decoupling,
 
 @register(
     "ddn",
-    version=1,
+    version=2,
     source="Rony et al., 2019, arXiv:1811.09600, Algorithm 1",
     bibtex=BIBTEX,
     aim="minimum-norm",
@@ -89,25 +89,24 @@ def ddn(
             f"norm_change={norm_change} was given", "a number between 0 and 1 is allowed", "The paper uses 0.05."
         )
     goal = objective(loss, model.classes(x), targets is not None)
-    search = Search(model, x, y, threat, targets, stop_at_epsilon)
+    search = Search(model, x, y, threat, targets, stop_at_epsilon, precise=False)
     width = threat.bounds.upper - threat.bounds.lower
     rows = search.rows()
-    centre, current = x, x.clone()
+    centre, current, way, far = x, x, torch.zeros_like(x), x.new_zeros(len(x))
     longest = planes.furthest_corner("l2", threat.bounds, x)
     length = longest.clamp(max=initial_norm * width)
     for step in range(steps):
         if not len(rows):
             return search.result()
-        _, gradients, solved = search.gradient(rows, current, goal)
+        _, gradients, solved = search.gradient(rows, current, goal, (way, far))
         keep = search.unfinished(rows)
         if not keep.all():
-            rows, centre, current, gradients = rows[keep], centre[keep], current[keep], gradients[keep]
+            rows, centre, way, gradients = rows[keep], centre[keep], way[keep], gradients[keep]
             solved, length, longest = solved[keep], length[keep], longest[keep]
         size = width * annealed(step_size, final_step_size, step, steps)
-        moved = balls.steepest("l2", gradients).mul_(size).add_(current).sub_(centre)
         if step:
             length = torch.where(solved, length * (1 - norm_change), length * (1 + norm_change)).minimum(longest)
-        current = planes.stretch(threat.bounds, centre, moved, length)
+        current, way, far = planes.reach(threat.bounds, centre, along(way, gradients, size), length)
     if len(rows):
         search.logits(rows, current)
     return search.result()

@@ -26,7 +26,7 @@ BEYOND = 1e-4
 
 @register(
     "deepfool",
-    version=1,
+    version=2,
     source="Moosavi-Dezfooli, Fawzi, Frossard, 2016, arXiv:1511.04599, Algorithm 2",
     bibtex=BIBTEX,
     aim="minimum-norm",

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from robustscope.attacks.estimates import Estimate
 from robustscope.core.types import ThreatModel
 from robustscope.geometry import balls
 from robustscope.geometry.losses import margin
@@ -17,7 +18,7 @@ MOMENTUM = 0.25
 """Weight of the last move against the new step."""
 
 FINAL_STEP = 0.02
-"""Size of the last step as a share of epsilon; the first is larger by epsilon, and they shrink evenly."""
+"""Size of the last step as a share of epsilon; the first is larger, and they shrink evenly."""
 
 
 @dataclass(frozen=True)
@@ -47,7 +48,15 @@ def difference(logits: Tensor, y: Tensor, targets: Tensor) -> Tensor:
 
 
 def descend(
-    model: Classifier, x: Tensor, y: Tensor, targets: Tensor, threat: ThreatModel, start: Tensor, steps: int
+    model: Classifier,
+    x: Tensor,
+    y: Tensor,
+    targets: Tensor,
+    threat: ThreatModel,
+    start: Tensor,
+    steps: int,
+    estimate: Estimate | None = None,
+    longest: float = 1.0,
 ) -> Descent:
     """Ascend Z_t - Z_y with momentum and evenly shrinking steps; a sample leaves at its first adversarial iterate.
 
@@ -62,6 +71,8 @@ def descend(
         threat: linf, l2 or l1; radius and bounds.
         start: (B, *S), first iterates, inside the threat set.
         steps: number of steps; one more forward pass judges the last iterate.
+        estimate: what to take in place of the model's own gradient; None takes that.
+        longest: size of the first step as a share of epsilon.
     """
     rows = torch.arange(len(x), device=x.device)
     x_adv, solved = start.clone(), torch.zeros(len(x), dtype=torch.bool, device=x.device)
@@ -73,6 +84,9 @@ def descend(
             break
         if step == steps:
             logits = model.logits(point)
+        elif estimate is not None:
+            logits, gradient = estimate.at(model, threat, rows, point, y, targets, f"{step}")
+            forward[rows] += estimate.rows
         else:
             labels, goals = y[rows], targets[rows]
             # The loop's variables are bound as defaults: the closure is called before the next turn.
@@ -93,7 +107,7 @@ def descend(
             break
         keep = (~reached).nonzero()[:, 0]
         rows, point, previous, gradient = rows[keep], point[keep], previous[keep], gradient[keep]
-        share = 1 - step / steps + FINAL_STEP
+        share = longest * (1 - step / steps) + FINAL_STEP
         moved = _move(threat.select(rows), x[rows], point, previous, gradient, share)
         point, previous = moved, point
     return Descent(x_adv, solved, lowest, earlier - lowest, forward, backward)

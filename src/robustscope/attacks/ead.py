@@ -28,7 +28,7 @@ BIBTEX = """@inproceedings{chen2018ead,
 
 @register(
     "ead",
-    version=1,
+    version=2,
     source="Chen et al., 2018, arXiv:1709.04114, Algorithm 1",
     bibtex=BIBTEX,
     aim="minimum-norm",

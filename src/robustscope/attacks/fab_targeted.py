@@ -17,7 +17,7 @@ from robustscope.models.classifier import Classifier
 
 @register(
     "fab_targeted",
-    version=1,
+    version=2,
     source="Croce, Hein, 2020, arXiv:2003.01690, Sec. 5, of the attack in arXiv:1907.02044",
     bibtex=BIBTEX,
     aim="minimum-norm",
@@ -99,14 +99,14 @@ def fab_targeted(
             restart, number = divmod(turn, rivals.shape[1])
 
             def plane(rows: Tensor, points: Tensor, rival: Tensor = rivals[:, number]) -> tuple[Tensor, Tensor]:
-                return _boundary(search, rows, points, rival)
+                return boundary(search, rows, points, rival)
 
             start = begin(search, draws, restart > 0 or random_start, f"start/{restart}/{number}")
             walk(search, plane, start, clean, settings)
     return search.result()
 
 
-def _boundary(search: Search, rows: Tensor, points: Tensor, rival: Tensor) -> tuple[Tensor, Tensor]:
+def boundary(search: Search, rows: Tensor, points: Tensor, rival: Tensor) -> tuple[Tensor, Tensor]:
     """Return Z_rival - Z_y and its gradient."""
     true, other = search.y[rows], rival[rows]
 

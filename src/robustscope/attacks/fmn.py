@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
 
 from robustscope.attacks.cards import register
 from robustscope.attacks.pgd import check_positive
-from robustscope.attacks.search import Search, annealed, columns
+from robustscope.attacks.search import Search, along, annealed, columns
 from robustscope.core.draws import Draws
 from robustscope.core.errors import InvalidValue
-from robustscope.core.types import AttackResult, Norm, ThreatModel
+from robustscope.core.types import AttackResult, Bounds, Norm, ThreatModel
 from robustscope.geometry import balls, planes
 from robustscope.geometry.losses import margin_loss
 from robustscope.models.classifier import Classifier
@@ -27,7 +29,7 @@ DUAL: dict[Norm, float] = {"linf": 1, "l2": 2, "l1": torch.inf}
 
 @register(
     "fmn",
-    version=1,
+    version=2,
     source="Pintor, Roli, Brendel, Biggio, 2021, arXiv:2102.12827, Algorithm 1",
     bibtex=BIBTEX,
     aim="minimum-norm",
@@ -91,43 +93,84 @@ def fmn(
     for name, share in (("radius_change", radius_change), ("final_radius_change", final_radius_change)):
         if not 0 < share < 1:
             raise InvalidValue(f"{name}={share} was given", "a number between 0 and 1 is allowed", f"Correct {name}.")
-    norm, bounds = threat.norm, threat.bounds
-    search = Search(model, x, y, threat, targets, stop_at_epsilon)
+    search = Search(model, x, y, threat, targets, stop_at_epsilon, precise=False)
+    schedule = Schedule(steps, step_size, relative_final_step_size, radius_change, final_radius_change)
+    walk(search, x, torch.full_like(search.distance, 1.0 if threat.norm == "l0" else 0.0, dtype=x.dtype), schedule)
+    return search.result()
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """How long FMN walks, and how its steps and radii fall; see :func:`fmn` for the meaning of each."""
+
+    steps: int
+    step_size: float = 1.0
+    relative_final_step_size: float = 0.01
+    radius_change: float = 0.05
+    final_radius_change: float = 0.001
+
+
+def walk(search: Search, start: Tensor, radius: Tensor, schedule: Schedule) -> None:
+    """Walk from ``start`` (B, *S) in a ball around the inputs, first of ``radius`` (B,); the search keeps all.
+
+    Args:
+        search: asks, counts and keeps; with an example of a sample in it, the walk closes in from the outside.
+        start: first iterates, inside the bounds.
+        radius: first radii; they grow and shrink from there.
+        schedule: how long, and by how much.
+    """
+    norm, bounds = search.threat.norm, search.threat.bounds
     rows = search.rows()
-    centre, current = x, x.clone()
-    longest = planes.furthest_corner(norm, bounds, x)
-    radius = torch.full_like(longest, 1.0 if norm == "l0" else 0.0)
-    for step in range(steps):
+    centre, current = search.x[rows], start[rows]
+    way = current - centre
+    far = balls.length(norm, way)
+    radius, longest = radius[rows], planes.furthest_corner(norm, bounds, search.x)[rows]
+    for step in range(schedule.steps):
         if not len(rows):
-            return search.result()
-        values, gradients, solved = search.gradient(rows, current, margin_loss)
+            return
+        values, gradients, solved = search.gradient(rows, current, margin_loss, (way, far))
         keep = search.unfinished(rows)
         if not keep.all():
-            rows, centre, current, gradients = rows[keep], centre[keep], current[keep], gradients[keep]
-            values, solved, radius, longest = values[keep], solved[keep], radius[keep], longest[keep]
-        share = annealed(radius_change, final_radius_change, step, steps)
+            rows, centre, way, gradients = rows[keep], centre[keep], way[keep], gradients[keep]
+            values, solved, radius, longest, far = (part[keep] for part in (values, solved, radius, longest, far))
+        share = annealed(schedule.radius_change, schedule.final_radius_change, step, schedule.steps)
         known = search.distance[rows].to(radius.dtype)
         radius = _next_radius(norm, radius, known, solved, share)
         if norm != "l0" and known.isinf().any():
             slope = torch.linalg.vector_norm(gradients.flatten(1), DUAL[norm], dim=1)
-            away = balls.length(norm, current - centre)
-            estimate = away + values.abs() / slope.clamp(min=torch.finfo(slope.dtype).tiny)
+            estimate = far + values.abs() / slope.clamp(min=torch.finfo(slope.dtype).tiny)
             radius = torch.where(known.isinf(), radius.maximum(estimate), radius)
         radius = radius.minimum(longest)
-        size = step_size * (bounds.upper - bounds.lower)
-        size = annealed(size, size * relative_final_step_size, step, steps)
-        moved = torch.add(current, balls.steepest("linf" if norm == "l0" else "l2", gradients), alpha=size)
+        size = schedule.step_size * (bounds.upper - bounds.lower)
+        size = annealed(size, size * schedule.relative_final_step_size, step, schedule.steps)
+        if norm == "l2":
+            current, way, far = _project_l2(bounds, radius, centre, along(way, gradients, size))
+            continue
         if norm == "l0":
-            current = _keep_most_effective(centre, moved.clamp_(*bounds), gradients, radius)
-        elif norm == "l2":
-            # The exact projection without the sort of balls.project: never longer than what clipping leaves.
-            clipped = balls.length(norm, moved.clamp(*bounds).sub_(centre))
-            current = planes.stretch(bounds, centre, moved.sub_(centre), clipped.minimum(radius))
+            moved = torch.add(centre + way, gradients.sign(), alpha=size).clamp_(*bounds)
+            current = _keep_most_effective(centre, moved, gradients, radius)
         else:
-            current = balls.project_within(norm, bounds, radius, centre, moved)
+            current = balls.project_within(norm, bounds, radius, centre, along(way, gradients, size).add_(centre))
+        way = current - centre
+        far = balls.length(norm, way)
     if len(rows):
         search.logits(rows, current)
-    return search.result()
+
+
+def _project_l2(bounds: Bounds, radius: Tensor, centre: Tensor, way: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the points of ball and bounds nearest to ``centre + way``, their ways from ``centre`` and the lengths.
+
+    The exact projection without the sort of ``balls.project``: it is never longer than what clipping leaves.
+    """
+    point = (centre + way).clamp_(*bounds)
+    clipped = point - centre
+    far = balls.length("l2", clipped)
+    rows = (far > radius).nonzero()[:, 0]
+    if len(rows) == len(far):
+        return planes.reach(bounds, centre, way, radius)
+    if len(rows):
+        point[rows], clipped[rows], far[rows] = planes.reach(bounds, centre[rows], way[rows], radius[rows])
+    return point, clipped, far
 
 
 def _keep_most_effective(x: Tensor, moved: Tensor, gradients: Tensor, count: Tensor) -> Tensor:

@@ -38,7 +38,7 @@ HALVINGS = 20
 
 @register(
     "hopskipjump",
-    version=1,
+    version=2,
     source="Chen, Jordan, Wainwright, 2020, arXiv:1904.02144, Algorithms 1 and 2",
     bibtex=BIBTEX,
     aim="minimum-norm",

@@ -28,7 +28,7 @@ PARTNERS = 128
 
 @register(
     "jsma",
-    version=1,
+    version=2,
     source="Papernot et al., 2016, arXiv:1511.07528, Algorithms 2 and 3",
     bibtex=BIBTEX,
     aim="minimum-norm",

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from robustscope.attacks.approach import approach
 from robustscope.attacks.cards import ATTACKS, register
 from robustscope.attacks.descent import descend
+from robustscope.attacks.estimates import Estimate, agreement, order_of
 from robustscope.attacks.prospects import MOST_TARGETS, look
 from robustscope.core.draws import Draws
 from robustscope.core.types import AttackResult, Norm, ThreatModel
@@ -22,6 +25,15 @@ BIBTEX = """@inproceedings{croce2020reliable,
   booktitle = {International Conference on Machine Learning},
   year = {2020}
 }"""
+
+PAIRS, AGREEMENT = 16, 0.9
+"""Pairs of points by which a gradient is judged, and the correlation below which it does not say how scores change."""
+
+STARTS = 16
+"""Far examples from which a sample is approached, at most."""
+
+ESTIMATE_PAIRS, ESTIMATE_SHARE = 64, 0.5
+"""Pairs of points of an estimated gradient, and how far apart they are."""
 
 NEAREST: dict[Norm, str] = {"linf": "fmn", "l2": "ddn", "l1": "fmn"}
 """The minimum-norm attack of each norm that the ladder turns to where gradients mislead."""
@@ -55,8 +67,14 @@ class _Climb:
             goals = self.known.order[rows, rank]
             self.known.add(rows, descend(self.model, x, self.y[rows], goals, threat, begin, steps))
 
-    def run(self, which: Tensor, name: str, **parameters: Any) -> Tensor:
+    def run(self, which: Tensor, name: str, scope: str = "", **parameters: Any) -> Tensor:
         """Run a registered attack on the samples ``which`` (bool).
+
+        Args:
+            which: bool (B,), samples to attack.
+            name: of the attack.
+            scope: of its random numbers; its name if empty.
+            **parameters: of the attack.
 
         Returns:
             By how much it lowered the margin of each of them below that at ``x``, (B,); 0 for the others.
@@ -65,17 +83,102 @@ class _Climb:
         rows = (which & ~self.known.broken).nonzero()[:, 0]
         if len(rows):
             card, threat = ATTACKS[name], self.threat.select(rows)
-            draws = self.draws.select(rows).within(name)
+            draws = self.draws.select(rows).within(scope or name)
             settings = card.resolve(parameters)
             x, y = self.x[rows], self.y[rows]
             result = card.function(self.model, x, y, threat, draws=draws, targets=None, **settings)
             fall[rows] = self.known.clean[rows] - self.known.judge(self.model, rows, y, result)
         return fall
 
+    def disagree(self, which: Tensor) -> Tensor:
+        """Tell of which of the samples ``which`` the gradient at ``x`` does not say how scores change: bool (B,)."""
+        lying = torch.zeros_like(which)
+        rows = (which & ~self.known.broken).nonzero()[:, 0]
+        if len(rows):
+            targets = self.known.order[rows, :3]
+            draws = self.draws.select(rows).within("agreement")
+            value = agreement(self.model, self.threat.select(rows), self.x[rows], self.y[rows], targets, draws, PAIRS)
+            lying[rows] = value < AGREEMENT
+            self.known.forward[rows] += 2 * PAIRS + 1
+            self.known.backward[rows] += targets.shape[1]
+        return lying
+
+    def estimate(self, which: Tensor, ranks: Sequence[int], steps: int, start: str = "") -> None:
+        """Descend as :meth:`descend`, along gradients that are estimated from scores, towards classes put in order anew.
+
+        Args:
+            which: bool (B,), samples to attack.
+            ranks: places in the order of the nearest classes, as estimates have it.
+            steps: steps of each descent.
+            start: purpose of the random starts; empty for ``x``.
+        """
+        rows = (which & ~self.known.broken).nonzero()[:, 0]
+        if len(rows) and not start:
+            x, draws, order = self.x[rows], self.draws.select(rows).within("estimate"), self.known.order[rows]
+            facts = (draws, ESTIMATE_PAIRS, ESTIMATE_SHARE)
+            self.known.order[rows] = order_of(self.model, self.threat.select(rows), x, self.y[rows], order, *facts)
+            self.known.forward[rows] += 2 * ESTIMATE_PAIRS + 1
+        for rank in ranks:
+            rows = (which & ~self.known.broken).nonzero()[:, 0]
+            if rank >= self.known.order.shape[1] or not len(rows):
+                break
+            x, threat = self.x[rows], self.threat.select(rows)
+            draws = self.draws.select(rows).within(f"estimate/{start}{rank}")
+            begin = balls.sample(threat, x, draws, "start") if start else x
+            how = Estimate(x, draws, ESTIMATE_PAIRS, ESTIMATE_SHARE)
+            goals = self.known.order[rows, rank]
+            self.known.add(rows, descend(self.model, x, self.y[rows], goals, threat, begin, steps, how))
+
+    def follow(self, which: Tensor, steps: int, estimate: str = "") -> None:
+        """Descend by small steps from the best point of each sample, towards the three classes that are near there.
+
+        Args:
+            which: bool (B,), samples to attack.
+            steps: steps of each descent.
+            estimate: purpose of the random numbers of estimated gradients; empty for the model's own.
+        """
+        rows = (which & ~self.known.broken).nonzero()[:, 0]
+        if not len(rows):
+            return
+        logits = self.model.logits(self.known.x_adv[rows])
+        self.known.forward[rows] += 1
+        classes = logits.scatter(1, self.y[rows, None], -torch.inf).argsort(dim=1, descending=True, stable=True)
+        for rank in range(min(3, classes.shape[1] - 1)):
+            left = (~self.known.broken[rows]).nonzero()[:, 0]
+            if not len(left):
+                break
+            now, begin = rows[left], self.known.x_adv[rows[left]]
+            x, y, goals, threat = self.x[now], self.y[now], classes[left, rank], self.threat.select(now)
+            draws = self.draws.select(now).within(f"estimate/{estimate}/{rank}")
+            how = Estimate(x, draws, ESTIMATE_PAIRS, ESTIMATE_SHARE / 2) if estimate else None
+            self.known.add(now, descend(self.model, x, y, goals, threat, begin, steps, how, longest=0.1))
+
+    def approach(self, which: Tensor, scope: str) -> tuple[Tensor, Tensor]:
+        """Come from a far example towards the samples ``which`` (bool).
+
+        Returns:
+            How near they are, in radii, (B,), and whether a gradient on the way was not zero, bool (B,).
+        """
+        apart = torch.full_like(self.known.clean, torch.inf)
+        alive = torch.zeros_like(which)
+        rows = (which & ~self.known.broken).nonzero()[:, 0]
+        if len(rows):
+            threat, x, y = self.threat.select(rows), self.x[rows], self.y[rows]
+            unlimited = replace(threat, epsilon=torch.inf, norm="l2" if threat.norm == "l1" else threat.norm)
+            card, draws = ATTACKS["hopskipjump"], self.draws.select(rows).within(scope)
+            settings = card.resolve({"queries": 200})
+            far = card.function(self.model, x, y, unlimited, draws=draws, targets=None, **settings)
+            found = approach(self.model, x, y, threat, far.x_adv, 60)
+            self.known.forward[rows] += far.forward
+            self.known.add(rows, found)
+            apart[rows] = (found.distance / threat.radius(x)).to(apart.dtype)
+            alive[rows] = found.alive
+        return apart, alive
+
 
 @register(
     "ladder",
-    version=1,
+    version=2,
     source="this project, docs/decisions/0006; several targets: Gowal et al., 2019, arXiv:1910.09338",
     bibtex=BIBTEX,
     norms=("linf", "l2", "l1"),
@@ -86,7 +189,7 @@ class _Climb:
         "as the linear optimum, so that the seed changes nothing"
         for norm in ("linf", "l1")
     },
-    cost=lambda p: (9_300, 3_800) if p["search"] else (2_500, 2_450),
+    cost=lambda p: (52_100, 4_900) if p["search"] else (2_500, 2_450),
 )
 def ladder(
     model: Classifier,
@@ -106,7 +209,9 @@ def ladder(
     figures: what the radius lacks (the margin left over the margin fallen), whether the fall is the expected one, and
     whether the margin still moved at the end. Samples that are near go on to more classes, random starts and Auto-PGD.
     Samples that behave oddly are also searched by scores alone, briefly; where that comes close to what the gradients
-    reached, gradients are no guide, and minimum-norm attacks, Square and FAB follow in full.
+    reached, gradients are no guide, and minimum-norm attacks, Square and FAB follow in full. Where the gradient does not
+    say how scores change nearby, the descents are repeated with slopes estimated from scores. Where neither gradients
+    nor scores change, the search comes from the other side of the boundary, and at last asks for decisions alone.
 
     Args:
         model: classifier under attack.
@@ -148,16 +253,46 @@ def _search(climb: _Climb, every: Tensor) -> None:
     """Search by scores where gradients may mislead, and go to the end where scores alone come nearly as far.
 
     Where gradients are a guide, 50 and 300 queries of Square lower the margin by about a fifth and two fifths of what
-    the descents did; where they are not, by as much or more.
+    the descents did; where they are not, by as much or more. Samples of which neither gradients nor scores tell
+    anything are searched from the other side of the boundary.
     """
     known = climb.known
     fall, odd = known.fall, known.odd(0.1)
     still = ~known.broken & (fall < 0.01 * known.clean)
-    asked = every | (known.near(4.0) & (odd | known.near(1.0))) | (odd & still)
+    near = every | (known.near(4.0) & (odd | known.near(1.0))) | (odd & still)
+    asked = near | known.astray(0.5)
     by_scores = climb.run(asked, "square", queries=50)
+    flat = asked & (torch.maximum(fall, by_scores) < 0.01 * known.clean)
     asked &= every | (by_scores > 0.3 * fall)
+    lying = climb.disagree(odd & (asked | known.near(0.5)) & ~flat)
+    asked &= near | lying
     by_scores = climb.run(asked, "square", queries=300)
-    misled = every | (asked & ((by_scores > 0.9 * fall) | (odd & (by_scores > 0.6 * fall))))
+    lying |= climb.disagree(asked & ~odd & ~flat & (by_scores > 0.9 * fall))
+    climb.estimate(lying, (0, 1, 2), 30)
+    climb.estimate(lying & known.near(0.5), (0, 1, 2), 30, "press/")
+    climb.estimate(lying & known.near(0.2), (0, 1, 2), 30, "more/")
+    # No score takes a linear model further than its gradient does: samples that behave as one must be surpassed.
+    misled = every | (asked & (by_scores > torch.where(odd | lying, 0.6, 1.0) * fall))
     climb.run(misled, NEAREST[climb.threat.norm], steps=60, stop_at_epsilon=True)
     climb.run(misled, "square")
     climb.run(misled, "fab_targeted", stop_at_epsilon=True)
+    climb.follow(lying & known.near(0.2), 20, "gently")
+    _surround(climb, flat, every)
+
+
+def _surround(climb: _Climb, flat: Tensor, every: Tensor) -> None:
+    """Come from the other side of the boundary where nothing moves around ``x``; where nothing moves there, ask on.
+
+    Saturated and cut scores move at the boundary, and so do networks whose units are truly dead around ``x``: what they
+    show from there is how far away it is. Only where gradients are zero there too are the many decisions asked for that
+    it takes without them.
+    """
+    silent, nearest = flat.clone(), torch.full_like(climb.known.clean, torch.inf)
+    for k in range(STARTS):
+        apart, alive = climb.approach(flat, f"far/{k}")
+        nearest, silent = torch.minimum(nearest, apart), silent & ~alive
+        flat &= every | (nearest < (3.0 if k < 4 else 1.5))
+    climb.follow(flat & (nearest < 1.3), 60)
+    if climb.threat.norm != "l1":
+        for k in range(4):
+            climb.run(silent, "hopskipjump", f"decisions/{k}", queries=2500, stop_at_epsilon=True)

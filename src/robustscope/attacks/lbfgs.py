@@ -30,7 +30,7 @@ BIBTEX = """@inproceedings{szegedy2014intriguing,
 
 @register(
     "lbfgs",
-    version=1,
+    version=2,
     source="Szegedy et al., 2014, arXiv:1312.6199, Sec. 4.1",
     bibtex=BIBTEX,
     aim="minimum-norm",

@@ -28,7 +28,7 @@ BIBTEX = """@article{matyasko2021pdpgd,
 
 @register(
     "pdpgd",
-    version=1,
+    version=2,
     source="Matyasko, Chau, 2021, arXiv:2106.01538",
     bibtex=BIBTEX,
     aim="minimum-norm",

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from robustscope.attacks.approach import Approach
 from robustscope.attacks.descent import Descent
 from robustscope.core.types import AttackResult, ThreatModel
 from robustscope.geometry import balls
@@ -65,15 +66,19 @@ class Prospects:
         Odd is a fall that differs from the expected one by more than ``tolerance`` of it (so is any fall, and none,
         where the gradient vanishes), and a margin that the end of the last descent lowered by a twentieth.
         """
-        strange = (self.fall - self.expected).abs() >= tolerance * self.expected
-        return ~self.broken & (strange | (self.moved > MOTION * self.lowest))
+        return self.astray(tolerance) | (~self.broken & (self.moved > MOTION * self.lowest))
 
-    def add(self, rows: Tensor, found: Descent) -> None:
-        """Take in a descent of the samples ``rows`` (indices)."""
+    def astray(self, tolerance: float) -> Tensor:
+        """Tell where the margin fell by another amount than expected, by ``tolerance`` of that or more: bool (B,)."""
+        return ~self.broken & ((self.fall - self.expected).abs() >= tolerance * self.expected)
+
+    def add(self, rows: Tensor, found: Descent | Approach) -> None:
+        """Take in a descent of the samples ``rows`` (indices), or a walk from afar."""
         better = found.solved | (found.lowest < self.lowest[rows])
         self.x_adv[rows[better]] = found.x_adv[better]
         self.lowest[rows] = torch.minimum(self.lowest[rows], found.lowest)
-        self.moved[rows] = found.moved
+        if isinstance(found, Descent):
+            self.moved[rows] = found.moved
         self.broken[rows[found.solved]] = True
         self.forward[rows] += found.forward
         self.backward[rows] += found.backward

@@ -15,13 +15,20 @@ from robustscope.geometry.rules import is_adversarial
 from robustscope.models.classifier import Classifier, Scores
 
 SAFE_UNITS = 16
-"""Units in the last place of the largest logit by which an example must win to count."""
+"""Units in the last place of the largest logit that the sample has shown by which an example must win to count."""
 
 CLEARLY = 1e-6
 """Share of the distance by which an example must be nearer to replace another."""
 
+CLEARLY_ROUGH = 1e-5
+"""The same where lengths are summed in single precision."""
+
 ROUGHLY = 1e-3
 """More than the share by which a length summed in single precision is wrong."""
+
+
+Way = tuple[Tensor, Tensor]
+"""From the clean inputs to the points asked about, (b, *S), and its length (b,), where the attack knows both already."""
 
 
 class Search:
@@ -37,6 +44,8 @@ class Search:
         threat: norm, bounds, and the radius within which an example must lie in the end.
         targets: int64 (B,), classes to reach, or None.
         stop_at_epsilon: whether a sample is done with its first example inside the threat set.
+        precise: measure distances in float64 whatever the dtype of ``x``; an attack that comes nearer in small steps all
+            the time can do without. A sample that is done at epsilon is measured in any case.
     """
 
     def __init__(
@@ -47,6 +56,7 @@ class Search:
         threat: ThreatModel,
         targets: Tensor | None = None,
         stop_at_epsilon: bool = False,
+        precise: bool = True,
     ) -> None:
         self.model, self.x, self.y, self.threat, self.targets = model, x, y, threat, targets
         self.x_adv = x.clone()
@@ -54,6 +64,8 @@ class Search:
         self.forward, self.backward = (torch.zeros(len(x), dtype=torch.int64, device=x.device) for _ in range(2))
         radius = threat.radius(x).double() + balls.slack(threat, x)
         self._enough = radius if stop_at_epsilon else torch.zeros_like(radius)
+        self._precise = precise or stop_at_epsilon
+        self._largest = x.new_zeros(len(x))
 
     def rows(self) -> Tensor:
         """Return the samples that are still searched for: int64, positions in the batch."""
@@ -66,10 +78,12 @@ class Search:
     def logits(self, rows: Tensor, points: Tensor) -> tuple[Tensor, Tensor]:
         """Ask for the logits of ``points``, one for each of ``rows``; return them and which points are adversarial."""
         logits = self.model.logits(points)
-        self.forward[rows] += 1
+        self._count(rows, logits, 0)
         return logits, self._judge(rows, points, logits)
 
-    def gradient(self, rows: Tensor, points: Tensor, loss: Objective) -> tuple[Tensor, Tensor, Tensor]:
+    def gradient(
+        self, rows: Tensor, points: Tensor, loss: Objective, way: Way | None = None
+    ) -> tuple[Tensor, Tensor, Tensor]:
         """Ask for the loss of ``points`` and its gradients; return both and which points are adversarial."""
         y, targets = self.y[rows], None if self.targets is None else self.targets[rows]
         chosen = select_rows(loss, rows)
@@ -77,34 +91,50 @@ class Search:
         def scores(logits: Tensor, part: Tensor) -> Tensor:
             return select_rows(chosen, part)(logits, y[part], None if targets is None else targets[part])
 
-        return self.ascent(rows, points, scores)
+        return self.ascent(rows, points, scores, way)
 
-    def ascent(self, rows: Tensor, points: Tensor, scores: Scores) -> tuple[Tensor, Tensor, Tensor]:
+    def ascent(
+        self, rows: Tensor, points: Tensor, scores: Scores, way: Way | None = None
+    ) -> tuple[Tensor, Tensor, Tensor]:
         """Ask for one score of each of ``points`` and its gradients; return both and which are adversarial."""
         values, gradients, logits = self.model.gradient(scores, points)
-        self.forward[rows] += 1
-        self.backward[rows] += 1
-        return values, gradients, self._judge(rows, points, logits)
+        self._count(rows, logits, 1)
+        return values, gradients, self._judge(rows, points, logits, way)
 
     def jacobian(self, rows: Tensor, points: Tensor, scores: Scores) -> tuple[Tensor, Tensor, Tensor]:
         """Ask for several scores of each of ``points`` and their gradients; return both and which are adversarial."""
         values, gradients, logits = self.model.jacobian(scores, points)
-        self.forward[rows] += 1
-        self.backward[rows] += values.shape[1]
+        self._count(rows, logits, values.shape[1])
         return values, gradients, self._judge(rows, points, logits)
 
-    def _judge(self, rows: Tensor, points: Tensor, logits: Tensor) -> Tensor:
+    def _count(self, rows: Tensor, logits: Tensor, backward: int) -> None:
+        """Count one question about each of ``rows``, and keep how large logits get."""
+        self.forward[rows] += 1
+        if backward:
+            self.backward[rows] += backward
+        self._largest[rows] = self._largest[rows].maximum(logits.abs().amax(1).to(self._largest.dtype))
+
+    def _judge(self, rows: Tensor, points: Tensor, logits: Tensor, way: Way | None = None) -> Tensor:
         y, targets = self.y[rows], None if self.targets is None else self.targets[rows]
         solved = is_adversarial(logits, y, targets)
         if not solved.any():
             return solved
-        # An example that wins by rounding alone may lose in a batch of another size, so it must win by a little more;
-        # a clean input that is misclassified needs no such care.
-        size = logits.abs().amax(1) * (SAFE_UNITS * torch.finfo(logits.dtype).eps)
-        centre = self.x if len(rows) == len(self.x) else self.x[rows]
-        delta = points - centre
-        rough = balls.length(self.threat.norm, delta)
+        # An example that wins by rounding alone may lose in a batch of another size, so it must win by a little more. How
+        # much rounding there is tell the sample's largest logits: those on the boundary may have cancelled to nothing.
+        # A clean input that is misclassified needs no such care.
+        size = self._largest[rows] * (SAFE_UNITS * torch.finfo(logits.dtype).eps)
+        if way is None:
+            delta = points - (self.x if len(rows) == len(self.x) else self.x[rows])
+            rough = balls.length(self.threat.norm, delta)
+        else:
+            delta, rough = way
         solved &= (margin_loss(logits, y, targets) > size) | (rough == 0)
+        if not self._precise:
+            share = CLEARLY_ROUGH if rough.dtype == torch.float32 else CLEARLY
+            nearer = (solved & (rough < self.distance[rows] * (1 - share))).nonzero()[:, 0]
+            rows = rows[nearer]
+            self.x_adv[rows], self.distance[rows] = points[nearer], rough[nearer].double()
+            return solved
         # Summed in float64 only where the rough length leaves it open whether the point is nearer than the best so far.
         near = (solved & (rough < self.distance[rows] * (1 + ROUGHLY))).nonzero()[:, 0]
         if len(near):
@@ -117,11 +147,12 @@ class Search:
 
     def state(self) -> dict[str, Tensor]:
         """Return what was found and spent so far, for :meth:`restore`."""
-        return {"x_adv": self.x_adv, "distance": self.distance, "forward": self.forward, "backward": self.backward}
+        found = {"x_adv": self.x_adv, "distance": self.distance, "largest": self._largest}
+        return {**found, "forward": self.forward, "backward": self.backward}
 
     def restore(self, saved: Mapping[str, Tensor]) -> None:
         """Take up what a search on the same samples had found."""
-        self.x_adv, self.distance = saved["x_adv"], saved["distance"]
+        self.x_adv, self.distance, self._largest = saved["x_adv"], saved["distance"], saved["largest"]
         self.forward, self.backward = saved["forward"], saved["backward"]
 
     def rivals(self, logits: Tensor, rows: Tensor, count: int) -> Tensor:
@@ -142,6 +173,21 @@ class Search:
 def columns(values: Tensor, like: Tensor) -> Tensor:
     """Reshape (B,) so that it broadcasts over (B, *S)."""
     return values.reshape(-1, *([1] * (like.dim() - 1)))
+
+
+def along(way: Tensor, gradients: Tensor, size: float) -> Tensor:
+    """Return ``way`` moved by ``size`` along each gradient: (b, *S); not at all where the gradient is zero.
+
+    Like a step along ``balls.steepest`` in l2, in one pass where the squares of a gradient neither under- nor overflow.
+    """
+    slope = torch.linalg.vector_norm(gradients.flatten(1), dim=1)
+    finfo = torch.finfo(slope.dtype)
+    plain = (slope > finfo.tiny**0.25) & (slope < finfo.max**0.25)
+    moved = torch.addcmul(way, gradients, columns(torch.where(plain, size / slope, torch.zeros_like(slope)), way))
+    if not plain.all():
+        rows = (~plain).nonzero()[:, 0]
+        moved[rows] += size * balls.steepest("l2", gradients[rows])
+    return moved
 
 
 def annealed(start: float, end: float, step: int, steps: int) -> float:

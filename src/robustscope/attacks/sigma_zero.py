@@ -26,7 +26,7 @@ BIBTEX = """@inproceedings{cina2025sigmazero,
 
 @register(
     "sigma_zero",
-    version=1,
+    version=2,
     source="Cinà et al., 2025, arXiv:2402.01879, Algorithm 1",
     bibtex=BIBTEX,
     aim="minimum-norm",

@@ -77,7 +77,7 @@ class _Search:
 
 @register(
     "square",
-    version=1,
+    version=2,
     source="Andriushchenko et al., 2020, arXiv:1912.00049, Algorithms 1-3; l1: Croce & Hein, 2021, arXiv:2103.01208",
     bibtex=BIBTEX,
     access="scores",

@@ -14,20 +14,26 @@ from robustscope.geometry import balls
 from robustscope.geometry.losses import margin
 from robustscope.geometry.rules import is_adversarial
 from robustscope.models.classifier import Classifier
+from robustscope.models.randomness import random_state, same_random_state
+
+TIE = 1e-5
+"""Share of the largest logit by which the first two must differ, or the row is looked at alone though it is not fooled."""
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """What a fresh forward pass says of each example; all tensors have shape (B,).
+    """What fresh forward passes say of each example; all tensors have shape (B,).
 
     Args:
-        success: bool, adversarial by the rule of ``geometry.rules``.
+        success: bool, adversarial by the rule of ``geometry.rules`` when the example goes through the model alone.
         distance: float64, from the clean input, in the norm of the threat model.
         prediction: int64, predicted class of the example.
         confidence: softmax probability of the prediction.
         margin: true logit minus the largest other; negative when misclassified.
         survives_8bit: bool, whether the example is still adversarial after rounding to 256 levels of the bounds;
             False where it is not adversarial to begin with.
+        reverted: bool, adversarial in the batch in which the judge first saw it, and not so alone. No success, unless the
+            model draws random numbers: then the second pass was another draw, which is told but does not decide.
     """
 
     success: Tensor
@@ -36,6 +42,12 @@ class Verdict:
     confidence: Tensor
     margin: Tensor
     survives_8bit: Tensor
+    reverted: Tensor
+
+    @property
+    def survives_alone(self) -> Tensor:
+        """Whether an example holds at batch size 1: bool (B,), False where it is not adversarial to begin with."""
+        return self.success & ~self.reverted
 
 
 def verify(
@@ -43,7 +55,13 @@ def verify(
 ) -> Verdict:
     """Recompute prediction, distance and membership of every returned example.
 
-    The rows spent here are not the attack's: they are not in ``result`` but pass the model's ledger.
+    Floats depend on the batch: libraries choose other kernels for other sizes. What fools the model in one batch and not
+    alone would be of no use to whoever is handed this one example. So every example that is adversarial in the batch,
+    or whose first two logits tie to within :data:`TIE`, is judged once more at batch size 1, and that verdict counts:
+    it is the same however the samples are cut into batches.
+
+    The rows spent here, at most three forward for each example, are not the attack's: they are not in ``result`` but
+    pass the model's ledger.
 
     Args:
         model: the classifier.
@@ -70,7 +88,7 @@ def verify(
             f"distance <= {threat.radius(x)[first].item():.9g} inside bounds {tuple(threat.bounds)} is allowed",
             "This is a bug of the attack: project its result on the threat set.",
         )
-    logits = model.logits(x_adv)
+    logits, reverted = _looked_at_twice(model, x_adv, y, targets)
     success = is_adversarial(logits, y, targets)
     probabilities = logits.softmax(1)
     prediction = logits.argmax(1)
@@ -79,9 +97,25 @@ def verify(
         rounded = round_to_8_bits(x_adv[success], threat.bounds)
         goals = None if targets is None else targets[success]
         survives[success] = is_adversarial(model.logits(rounded), y[success], goals)
-    return Verdict(
-        success, distance, prediction, probabilities.gather(1, prediction[:, None])[:, 0], margin(logits, y), survives
-    )
+    confidence = probabilities.gather(1, prediction[:, None])[:, 0]
+    return Verdict(success, distance, prediction, confidence, margin(logits, y), survives, reverted)
+
+
+def _looked_at_twice(model: Classifier, x_adv: Tensor, y: Tensor, targets: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Return the logits that decide, (B, K), and which examples fool the model in their batch and not alone, (B,)."""
+    before = random_state()
+    logits = model.logits(x_adv)
+    random = not same_random_state(before, random_state())
+    fooled = is_adversarial(logits, y, targets)
+    if not random and min(len(x_adv), model.batch_size) == 1:
+        return logits, torch.zeros_like(fooled)
+    first, second = logits.topk(2, dim=1).values.unbind(1)
+    rows = (fooled | (first - second <= TIE * logits.abs().amax(1))).nonzero()[:, 0]
+    alone = logits.clone()
+    for row in rows.tolist():
+        alone[row] = model.logits(x_adv[row : row + 1])[0]
+    reverted = fooled & ~is_adversarial(alone, y, targets)
+    return logits if random else alone, reverted
 
 
 def check_form(x: Tensor, x_adv: Tensor) -> None:

@@ -26,11 +26,17 @@ def command(
                 "claims": check.claims,
                 "confirmed": check.confirmed,
                 "marginal": check.marginal,
+                "hold_alone": check.hold_alone,
+                "survive_8bit": check.survive_8bit,
                 "failures": check.failures.to_dict("records"),
             }
         )
     else:
         out.print(f"run {check.plan_id}: {check.confirmed} of {check.claims} claims confirmed")
+        if check.claims:
+            out.print(
+                f"{check.hold_alone} of the examples hold at batch size 1, {check.survive_8bit} survive rounding to 8 bits"
+            )
         if check.marginal:
             out.print(f"{check.marginal} of them hang on logits that tie to within rounding")
         for row in check.failures.head(show).to_dict("records"):

@@ -162,42 +162,58 @@ def nearest(
 
 
 def stretch(bounds: Bounds, x: Tensor, delta: Tensor, length: Tensor) -> Tensor:
+    """Return the points of :func:`reach`."""
+    return reach(bounds, x, delta, length)[0]
+
+
+def reach(bounds: Bounds, x: Tensor, delta: Tensor, length: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Return clip(x + s * delta) with the s that makes it ``length`` (B,) away from ``x`` in l2, or the most that fits.
 
     The squared length is concave and piecewise linear in s squared, so Newton's iteration meets it without a sort; it ends
-    for a sample when the values that reach their bound stay the same.
+    for a sample when the length is met but for rounding, or every value is at its bound.
 
     Args:
         bounds: valid range of every input value.
         x: (B, *S), inside the bounds.
         delta: (B, *S), directions; a zero direction gives ``x``.
         length: (B,).
+
+    Returns:
+        The points (B, *S), the way from ``x`` to them (B, *S), and its length (B,): who walks on needs all three.
     """
     flat, start = delta.flatten(1), x.flatten(1)
     if flat.shape[1] == 0 or not len(x):
-        return x.clone()
-    tiny, most = torch.finfo(flat.dtype).tiny, torch.finfo(flat.dtype).max ** 0.5
-    square = flat.square()
-    before, wanted = square.sum(1), length.square()
-    if (before < tiny**0.5).any():  # squares of tiny values underflow: scaled by the largest, they do not
-        flat = flat / flat.abs().amax(1, keepdim=True).clamp_(min=tiny)
-        square = flat.square()
-        before = square.sum(1)
-    s2 = (wanted / before.clamp(min=tiny)).clamp_(max=most)
-    rows, out = torch.arange(len(x), device=x.device), start
-    for step in range(flat.shape[1] + 1):
-        ahead = torch.addcmul(start, flat, s2.sqrt()[:, None])
-        point = ahead.clamp(*bounds)
-        free = torch.eq(ahead, point, out=ahead).mul_(square).sum(1)
-        out = out.index_copy_(0, rows, point) if step else point
-        keep = ((free < before) & (free > 0)).nonzero()[:, 0]
-        if not len(keep):
+        return x.clone(), torch.zeros_like(x), length.new_zeros(len(x))
+    finfo = torch.finfo(flat.dtype)
+    full = torch.linalg.vector_norm(flat, dim=1)
+    tiny = full < finfo.tiny**0.25
+    if tiny.any():  # squares of tiny values underflow: scaled by the largest, they do not
+        largest = flat.abs().amax(1).clamp_(min=finfo.tiny)
+        flat = flat / torch.where(tiny, largest, torch.ones_like(largest))[:, None]
+        full = torch.linalg.vector_norm(flat, dim=1)
+    scale = (length / full.clamp(min=finfo.tiny)).clamp_(max=finfo.max**0.25)
+    ahead = torch.addcmul(start, flat, scale[:, None])
+    point = ahead.clamp(*bounds)
+    way = point - start
+    size = torch.linalg.vector_norm(way, dim=1)
+    enough = length * (1 - 8 * finfo.eps)
+    rows = (size < enough).nonzero()[:, 0]
+    at, side = ahead[rows], point[rows]
+    for _ in range(flat.shape[1]):
+        if not len(rows):
             break
-        rows, start, flat, square, wanted = rows[keep], start[keep], flat[keep], square[keep], wanted[keep]
-        missing = wanted - point[keep].sub_(start).square_().sum(1)
-        before = free[keep]
-        s2 = (s2[keep] + missing.clamp_(min=0) / before).clamp_(max=most)
-    return out.view_as(x)
+        base, direction, wanted, far = start[rows], flat[rows], length[rows], size[rows]
+        free = torch.linalg.vector_norm(torch.eq(at, side, out=at).mul_(direction), dim=1)
+        missing = (wanted - far) * (wanted + far) / free.square().clamp(min=finfo.tiny)
+        scale[rows] = (scale[rows].square() + missing).sqrt().clamp_(max=finfo.max**0.25)
+        at = torch.addcmul(base, direction, scale[rows][:, None])
+        side = at.clamp(*bounds)
+        moved = side - base
+        far = torch.linalg.vector_norm(moved, dim=1)
+        point[rows], way[rows], size[rows] = side, moved, far
+        keep = ((far < enough[rows]) & (free > 0)).nonzero()[:, 0]
+        rows, at, side = rows[keep], at[keep], side[keep]
+    return point.view_as(x), way.view_as(x), size
 
 
 def furthest_corner(norm: Norm, bounds: Bounds, x: Tensor) -> Tensor:

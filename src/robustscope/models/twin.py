@@ -47,11 +47,15 @@ class Twin:
         classifier: what to search on; the original itself where no twin is used. It counts into the original's ledger.
         kind: one of ``KINDS``; "off" where none was asked for, or the one asked for was refused.
         notes: what was done, or why it was refused; one sentence each.
+        forward: rows that the comparison with the original sent forward.
+        backward: rows that it sent backward.
     """
 
     classifier: Classifier
     kind: str = "off"
     notes: tuple[str, ...] = ()
+    forward: int = 0
+    backward: int = 0
 
 
 def check_kind(kind: str, device: str | torch.device) -> None:
@@ -97,6 +101,7 @@ def make_twin(model: Classifier, x: Tensor, kind: str = "folded") -> Twin:
         return Twin(model)
     if any(module._forward_hooks or module._forward_pre_hooks for module in model.module.modules()):
         return Twin(model, notes=(f"the {kind} twin was refused: the model has hooks, which may see what it changes",))
+    before = replace(model.ledger)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", DeprecationWarning)  # of the compiler's own parts
@@ -105,9 +110,10 @@ def make_twin(model: Classifier, x: Tensor, kind: str = "folded") -> Twin:
             seen = _disagreement(model, candidate, x[:CHECKED], kind)
     except Exception as error:  # a copy, a compiler or the model may fail in any way; the search then has the original
         seen = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+    spent = model.ledger.forward - before.forward, model.ledger.backward - before.backward
     if seen:
-        return Twin(model, notes=(f"the {kind} twin was refused: {seen}",))
-    return Twin(candidate, kind, notes)
+        return Twin(model, "off", (f"the {kind} twin was refused: {seen}",), *spent)
+    return Twin(candidate, kind, notes, *spent)
 
 
 def _build(original: nn.Module, kind: str) -> tuple[nn.Module, tuple[str, ...]]:

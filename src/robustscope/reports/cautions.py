@@ -35,6 +35,7 @@ def cautions(summary: Mapping[str, Any], accuracy: Rows, record: Mapping[str, An
         *_recorded(summary, record),
         *_audited(summary),
         *_searched(record),
+        *_repeated(record),
         *flags(summary, record),
         (
             "note",
@@ -149,6 +150,7 @@ def _precision(summary: Mapping[str, Any]) -> Iterator[Caution]:
                 f"Only {kept:,} of {broken:,} adversarial examples of {model['name']} ({percent(kept / broken)}) still fool "
                 "it after rounding to 8 bits: stored as ordinary images, many would be harmless.",
             )
+        yield from _alone(model["name"], rows)
     beyond = [
         (row["max_distance"] - row["epsilon"], row)
         for row in summary["attacks"]
@@ -164,6 +166,24 @@ def _precision(summary: Mapping[str, Any]) -> Iterator[Caution]:
         )
 
 
+def _alone(model: str, rows: Rows) -> Iterator[Caution]:
+    """Examples that fooled a model in the batch in which they were judged first, and not alone."""
+    known = [row for row in rows if row["alone_k"] is not None]
+    broken, seen, kept = (sum(row[name] for row in known) for name in ("broken", "alone_n", "alone_k"))
+    if kept < broken:
+        yield (
+            "warning",
+            f"Only {kept:,} of {seen:,} adversarial examples of {model} fool it in a second pass too: it draws random numbers "
+            "of its own, so that one pass decides nothing. Wrap it: robustscope.models.defended.randomised.",
+        )
+    elif kept < seen:
+        yield (
+            "warning",
+            f"{seen - kept:,} of {seen:,} examples fool {model} in a batch but not alone, though these samples were attacked "
+            "again one by one. They do not count as broken. Does the model let rows of a batch see each other?",
+        )
+
+
 def _recorded(summary: Mapping[str, Any], record: Mapping[str, Any]) -> Iterator[Caution]:
     told = Counter(plain(_text(item)) for item in record.get("warnings") or [])
     for part in record.get("shards") or []:
@@ -175,7 +195,8 @@ def _recorded(summary: Mapping[str, Any], record: Mapping[str, Any]) -> Iterator
         return  # the forecast holds one audit; what it found had to be followed, and that is said elsewhere
     for name, forecast in total["forecast"].items():
         counted = total["counted"][name]
-        if forecast is not None and counted is not None and counted > forecast:
+        extra = sum(entry[name] for entry in record.get("alone") or [])  # told apart, by `_repeated`
+        if forecast is not None and counted is not None and counted > forecast + extra:
             yield "warning", f"The run sent {counted:,} rows {name}, more than the forecast of at most {forecast:,}."
     if (record.get("git") or {}).get("dirty"):
         yield "note", "The code that ran had uncommitted changes: its revision alone does not reproduce the run."
@@ -195,6 +216,18 @@ def _searched(record: Mapping[str, Any]) -> Iterator[Caution]:
             )
         elif twin["notes"]:
             yield "note", f"Attacks on {twin['model']} searched on the model itself: {plain('; '.join(twin['notes']))}."
+
+
+def _repeated(record: Mapping[str, Any]) -> Iterator[Caution]:
+    """Samples attacked again, since their first examples held in company of other rows only."""
+    for entry in record.get("alone") or []:
+        if entry["samples"]:
+            yield (
+                "note",
+                f"{entry['samples']:,} examples fooled {entry['model']} in a batch but not alone, where floats are rounded in "
+                f"another way; these samples were attacked again one by one, by {entry['forward']:,} rows forward and "
+                f"{entry['backward']:,} backward beyond the forecast.",
+            )
 
 
 def _text(item: Any) -> Any:

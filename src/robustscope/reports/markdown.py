@@ -112,7 +112,7 @@ def _curve(summary: Mapping[str, Any]) -> Iterator[str]:
 def _attacks(summary: Mapping[str, Any]) -> Iterator[str]:
     yield "## Attack by attack"
     head = ["Model", "Threat", "Attack", "Attempted", "Broken", "Success rate", "Left", "Left, cumulative"]
-    head += ["Median distance", "Survive 8 bits", "Rows, fwd / bwd"]
+    head += ["Median distance", "Survive 8 bits", "Hold alone", "Rows, fwd / bwd"]
     yield table(
         head,
         (
@@ -126,12 +126,17 @@ def _attacks(summary: Mapping[str, Any]) -> Iterator[str]:
                 percent(row["robust_alone"]),
                 percent(row["robust_cumulative"]),
                 number(row["median_distance"]),
-                percent(row["survives_8bit"]),
+                _counted(row, "survives_8bit", "survives_k", "broken"),
+                _counted(row, "survives_alone", "alone_k", "alone_n"),
                 f"{number(row['forward'])} / {number(row['backward'])}",
             ]
             for row in summary["attacks"]
         ),
     )
+
+
+def _counted(row: Mapping[str, Any], share: str, k: str, n: str) -> str:
+    return percent(row[share]) + (f" ({number(row[k])} / {number(row[n])})" if row[k] is not None else "")
 
 
 def _classes(summary: Mapping[str, Any]) -> Iterator[str]:

@@ -12,17 +12,17 @@ import pandas as pd
 import torch
 from torch import Tensor
 
+from robustscope.attacks.verify import TIE, round_to_8_bits
 from robustscope.core.errors import CorruptRun
 from robustscope.core.threats import RotationTranslation, make_threat
 from robustscope.geometry import balls
 from robustscope.geometry.losses import margin
+from robustscope.geometry.rules import is_adversarial
 from robustscope.runs.config import config_from_dict
 from robustscope.runs.engines.local import torch_threads
 from robustscope.runs.execute import check_subjects
 from robustscope.runs.plan import Subjects, load_subjects
 from robustscope.runs.store import cells_of, evidence_digest, read_evidence, read_plan, read_table, shard_record
-
-TIE = 1e-5
 
 
 @dataclass(frozen=True)
@@ -35,6 +35,8 @@ class Check:
         confirmed: claims that hold.
         failures: one row for each thing that does not hold: shard, cell, sample, problem.
         marginal: claims whose logits tie to within 1e-5 of their spread here; another machine's rounding decided them.
+        hold_alone: claims whose example fools the model here when it goes through it alone, at batch size 1.
+        survive_8bit: claims whose example fools it here after rounding to 8 bits.
     """
 
     plan_id: str
@@ -42,14 +44,16 @@ class Check:
     confirmed: int
     failures: pd.DataFrame
     marginal: int
+    hold_alone: int = 0
+    survive_8bit: int = 0
 
 
 def verify_run(run: str | Path, subjects: Subjects | None = None) -> Check:
     """Recompute every claim of a run from models, data and stored examples.
 
     Checked for each row that claims success: the example is there, lies inside the bounds and the radius, its distance
-    is the stored one, the model misclassifies it, and label and prediction are the stored ones; a transformed example is
-    made anew from the stored angle and shift. Checked for each
+    is the stored one, the model misclassifies it when it sees it alone, label and prediction are the stored ones, and it
+    survives rounding to 8 bits if that is stored; a transformed example is made anew from the stored angle and shift. Checked for each
     sample: its label and its clean prediction. Checked for the folder: plan id, hashes of models, data and evidence,
     rows missing or doubled, examples that no row claims.
 
@@ -67,18 +71,20 @@ def verify_run(run: str | Path, subjects: Subjects | None = None) -> Check:
         subjects = load_subjects(config.models, config.data, config.settings)
     check_subjects(plan, subjects)
     failures: list[Failure] = []
-    marginal = 0
+    marginal = hold_alone = survive_8bit = 0
     with torch_threads(plan["threads"]):
         for shard in plan["shards"]:
             checker = _Checker(run, plan, shard, subjects)
             checker.check(table[table["shard"] == shard["index"]])
             failures += checker.failures
             marginal += checker.marginal
+            hold_alone += checker.hold_alone
+            survive_8bit += checker.survive_8bit
     claims = table[table["success"].fillna(False)]
     bad = {(failure.shard, failure.cell, failure.sample) for failure in failures}
     held = [key not in bad for key in zip(claims["shard"], claims["cell"], claims["sample"], strict=True)]
     found = pd.DataFrame(failures, columns=list(Failure._fields))
-    return Check(plan["id"], len(claims), sum(held), found, marginal)
+    return Check(plan["id"], len(claims), sum(held), found, marginal, hold_alone, survive_8bit)
 
 
 class Failure(NamedTuple):
@@ -103,7 +109,7 @@ class _Checker:
         self.y = torch.as_tensor(subjects.data.labels[self.ids], dtype=torch.int64, device=self.x.device)
         self.place = {sample: i for i, sample in enumerate(self.ids)}
         self.failures: list[Failure] = []
-        self.marginal = 0
+        self.marginal = self.hold_alone = self.survive_8bit = 0
 
     def fail(self, problem: str, cell: int = -1, sample: int = -1) -> None:
         self.failures.append(Failure(self.shard, cell, sample, problem))
@@ -169,11 +175,15 @@ class _Checker:
         made = ", or it is not what the stored angle and shift make" if isinstance(threat, RotationTranslation) else ""
         inside = balls.contains(threat, x, x_adv, parameters).tolist()
         measured = balls.distance(threat, x, x_adv, parameters).tolist()
-        logits = self.model.logits(x_adv)
+        logits = torch.cat([self.model.logits(one) for one in x_adv.split(1)])
         predicted = logits.argmax(1).tolist()
-        tied = (margin(logits, y).abs() <= TIE * logits.abs().amax(1)).tolist()
-        columns = rows[["sample", "y", "y_adv", "distance"]].itertuples(index=False, name=None)
-        for i, (sample, label, y_adv, distance) in enumerate(columns):
+        tied = _tied(logits, y)
+        rounded = self.model.logits(round_to_8_bits(x_adv, self.model.bounds))
+        survives, open_8bit = is_adversarial(rounded, y).tolist(), _tied(rounded, y)
+        self.hold_alone += int(is_adversarial(logits, y).sum())
+        self.survive_8bit += sum(survives)
+        columns = rows[["sample", "y", "y_adv", "distance", "survives_8bit"]].itertuples(index=False, name=None)
+        for i, (sample, label, y_adv, distance, stored) in enumerate(columns):
             problems = []
             if not inside[i]:
                 problems.append(
@@ -186,8 +196,15 @@ class _Checker:
                 problems.append("the model classifies the example correctly")
             elif predicted[i] != y_adv and not tied[i]:
                 problems.append(f"prediction {y_adv} is stored, the model says {predicted[i]}")
+            if not pd.isna(stored) and bool(stored) != survives[i] and not open_8bit[i]:
+                problems.append(f"survives_8bit={bool(stored)} is stored, rounding says {survives[i]}")
             if y_adv == label:
                 problems.append("success is claimed, but the stored prediction equals the label")
             self.marginal += tied[i]
             for problem in problems:
                 self.fail(problem, cell["index"], sample)
+
+
+def _tied(logits: Tensor, y: Tensor) -> list[bool]:
+    """Tell for each row whether rounding alone may decide between its label and the next class."""
+    return (margin(logits, y).abs() <= TIE * logits.abs().amax(1)).tolist()

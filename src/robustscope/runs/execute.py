@@ -7,7 +7,7 @@ import sys
 import time
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from robustscope import __version__
-from robustscope.attacks.compose import Attempt, Step, cascade
+from robustscope.attacks.compose import Attempt, Outcome, Step, cascade
 from robustscope.core.draws import Draws
 from robustscope.core.errors import CorruptRun, explain
 from robustscope.core.resume import keeping
@@ -86,15 +86,19 @@ def run_shard(plan: Mapping[str, Any], index: int, subjects: Subjects, run: Path
         keeper = Partial(run, plan, index, classifier.ledger, {**versions(), "device": describe_device(device)}, device)
         flags = _flags(plan, shard, classifier, x, y)
         twin = twin_of(plan, position, subjects)
+        if is_first(plan, shard):
+            classifier.ledger.forward += twin.forward
+            classifier.ledger.backward += twin.backward
         with keeping(keeper):
-            rows, evidence, reverted = attack_shard(plan, shard, classifier, x, y, twin)
+            rows, evidence, again = attack_shard(plan, shard, classifier, x, y, twin)
     record = {
         "index": index,
         "seconds": round(keeper.earlier + time.perf_counter() - began, 3),
         "forward": classifier.ledger.forward,
         "backward": classifier.ledger.backward,
         "warnings": sorted({f"{w.category.__name__}: {w.message}" for w in caught}),
-        "twin": {"kind": twin.kind, "notes": list(twin.notes), "reverted": reverted},
+        "twin": {"kind": twin.kind, "notes": list(twin.notes), "reverted": again.fooled_twin},
+        "alone": {"samples": again.alone, "forward": again.forward, "backward": again.backward},
         "versions": versions(),
         "device": describe_device(device),
         "flags": flags,
@@ -106,22 +110,56 @@ def run_shard(plan: Mapping[str, Any], index: int, subjects: Subjects, run: Path
 
 def _flags(plan: Mapping[str, Any], shard: Entry, classifier: Classifier, x: Tensor, y: Tensor) -> list[dict[str, Any]]:
     """Return what is to be said of the model; measured with its first shard."""
-    if shard["index"] != min(one["index"] for one in plan["shards"] if one["model"] == shard["model"]):
+    if not is_first(plan, shard):
         return []
     return [{"model": shard["model"], **asdict(finding)} for finding in measure_flags(classifier, x, y)]
+
+
+def is_first(plan: Mapping[str, Any], shard: Entry) -> bool:
+    """Tell whether a shard is the first of its model: what is done once for a model is counted there."""
+    return shard["index"] == min(one["index"] for one in plan["shards"] if one["model"] == shard["model"])
 
 
 def twin_of(plan: Mapping[str, Any], position: int, subjects: Subjects) -> Twin:
     """Return what to search on instead of a model; a twin is made once, and checked on the plan's first samples.
 
-    So it does not depend on the shards that a worker happens to run whether a twin is used or refused.
+    So it does not depend on the shards that a worker happens to run whether a twin is used or refused. The ledger is
+    left as it was: each process makes a twin of its own, and a run that was resumed must not seem to have cost more.
     """
     if position not in subjects.twins:
         classifier = subjects.models[position].classifier
         kind = plan.get("twin", "off")
         x = subjects.data.read(list(plan["shards"][0]["ids"][:CHECKED])) if kind != "off" else torch.empty(0, 1)
+        ledger = classifier.ledger
+        before = ledger.forward, ledger.backward
         subjects.twins[position] = make_twin(classifier, x.to(plan["request"]["settings"]["device"]), kind)
+        ledger.forward, ledger.backward = before
     return subjects.twins[position]
+
+
+@dataclass
+class Again:
+    """Samples that were attacked again because their first example did not hold; see ``attacks.twins``.
+
+    Args:
+        fooled_twin: those whose example fooled the twin alone.
+        alone: those whose example was adversarial in company of other rows only.
+        forward: rows that attacking the latter one by one took.
+        backward: the same, backward.
+    """
+
+    fooled_twin: int = 0
+    alone: int = 0
+    forward: int = 0
+    backward: int = 0
+
+    def add(self, outcome: Outcome) -> None:
+        """Count those of one attack."""
+        self.fooled_twin += 0 if outcome.reverted is None else int(outcome.reverted.sum())
+        if outcome.alone is not None:
+            self.alone += int(outcome.alone.any(1).sum())
+            self.forward += int(outcome.alone[:, 0].sum())
+            self.backward += int(outcome.alone[:, 1].sum())
 
 
 def attack_shard(
@@ -131,17 +169,17 @@ def attack_shard(
     x: Tensor,
     y: Tensor,
     twin: Twin | None = None,
-) -> tuple[pd.DataFrame, dict[str, np.ndarray], int]:
-    """Run all cells of a shard; return its rows, its evidence, and how many examples fooled the twin alone."""
+) -> tuple[pd.DataFrame, dict[str, np.ndarray], Again]:
+    """Run all cells of a shard; return its rows, its evidence, and how many samples had to be attacked again."""
     ids = np.asarray(shard["ids"], dtype=np.int64)
     cells = cells_of(plan, shard)
     try:
         clean = _clean_columns(classifier, x, y)
     except Exception as error:
-        return _failed(shard, cells, ids, y, error), {}, 0
+        return _failed(shard, cells, ids, y, error), {}, Again()
     correct = torch.as_tensor(clean["clean_correct"].astype(bool), device=x.device)
     draws = Draws(plan["seed"], tuple(ids.tolist()))
-    frames, evidence, shown, reverted = [], {}, [], 0
+    frames, evidence, shown, again = [], {}, [], Again()
     for norm in dict.fromkeys(cell["norm"] for cell in cells):
         group = [cell for cell in cells if cell["norm"] == norm]
         attempts = [
@@ -154,7 +192,7 @@ def attack_shard(
             columns = _columns(len(ids), step, broken["note"])
             frames.append(_frame(shard, cell, ids, y, {**columns, **clean}))
             if step.outcome is not None:
-                reverted += 0 if step.outcome.reverted is None else int(step.outcome.reverted.sum())
+                again.add(step.outcome)
                 found = step.rows[step.outcome.verdict.success]
                 where = found.cpu().numpy()
                 result, success = step.outcome.result, step.outcome.verdict.success
@@ -169,7 +207,7 @@ def attack_shard(
     if gallery:
         evidence["gallery/x"] = x[gallery].cpu().numpy()
         evidence["gallery/samples"] = ids[gallery]
-    return pd.concat(frames, ignore_index=True), evidence, reverted
+    return pd.concat(frames, ignore_index=True), evidence, again
 
 
 def _clean_columns(classifier: Classifier, x: Tensor, y: Tensor) -> dict[str, np.ndarray]:
@@ -196,6 +234,7 @@ def _columns(n: int, step: Step, notes: np.ndarray) -> dict[str, np.ndarray]:
         "adv_confidence": np.full(n, np.nan),
         "adv_margin": np.full(n, np.nan),
         "survives_8bit": np.full(n, None, dtype=object),
+        "survives_alone": np.full(n, None, dtype=object),
         "forward": np.zeros(n, dtype=np.int64),
         "backward": np.zeros(n, dtype=np.int64),
     }
@@ -213,6 +252,8 @@ def _columns(n: int, step: Step, notes: np.ndarray) -> dict[str, np.ndarray]:
         columns["adv_confidence"][rows] = verdict.confidence.double().cpu().numpy()
         columns["adv_margin"][rows] = verdict.margin.double().cpu().numpy()
         columns["survives_8bit"][rows[success]] = verdict.survives_8bit.cpu().numpy()[success]
+        fooled = (verdict.success | verdict.reverted).cpu().numpy()
+        columns["survives_alone"][rows[fooled]] = verdict.survives_alone.cpu().numpy()[fooled]
         columns["forward"][rows] = result.forward.cpu().numpy()
         columns["backward"][rows] = result.backward.cpu().numpy()
         if result.elsewhere is not None:

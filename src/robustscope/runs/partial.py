@@ -27,7 +27,7 @@ from robustscope.core.resume import Keeper, Saved
 from robustscope.core.types import Ledger
 from robustscope.runs.store import write_atomically
 
-FORMAT = 1
+FORMAT = 2
 EVERY = 30.0
 """Seconds from one save to the next: what a killed run may have to repeat."""
 LEISURE = 20.0

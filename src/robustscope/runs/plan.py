@@ -319,8 +319,9 @@ def _describe(name: str, model: LoadedModel, spec: ModelSpec) -> dict[str, Any]:
 
 def forecast(plan: dict[str, Any]) -> dict[str, int]:
     """Return the most rows that a plan can cost: a clean pass, every attack on every sample at every radius, the judge's
-    two passes after each attack, a few samples for the automatic flags, and the first audit; later ones follow only
-    where the first has found something. With a twin, every sample may have to be attacked twice.
+    three passes after each attack, a few samples for the automatic flags, and the first audit; later ones follow only
+    where the first has found something. With a twin, every sample may have to be attacked twice. What is attacked again
+    one by one (see ``attacks.twins``) is not foreseen; its rows are told apart.
     """
     forward = backward = 0
     searches = 1 if plan["twin"] == "off" else 2
@@ -336,7 +337,7 @@ def forecast(plan: dict[str, Any]) -> dict[str, int]:
         for cell in plan["cells"]:
             if cell["model"] == name:
                 most = ATTACKS[cell["attack"]].cost(cell["parameters"])
-                forward += samples * (searches * (most[0] + 3) - 1)
+                forward += samples * (searches * (most[0] + 4) - 1)
                 backward += samples * searches * most[1]
                 if plan.get("audit") and cell["headline"]:
                     audited.setdefault((name, cell["norm"], cell["epsilon"]), samples)
@@ -346,7 +347,7 @@ def forecast(plan: dict[str, Any]) -> dict[str, int]:
         for attack_name, parameters in auditor(norm, classes):
             card = ATTACKS[attack_name]
             most = card.cost(card.resolve(parameters))
-            forward += drawn * (searches * (most[0] + 3) - 1)
+            forward += drawn * (searches * (most[0] + 4) - 1)
             backward += drawn * searches * most[1]
     return {"forward": forward, "backward": backward}
 

@@ -191,6 +191,7 @@ def finish(run: Path, plan: Mapping[str, Any]) -> dict[str, Any]:
         "forward": sum(record["forward"] for record in records),
         "backward": sum(record["backward"] for record in records),
         "twins": twins_used(plan, records),
+        "alone": attacked_alone(plan, records),
         "shards": [{k: r[k] for k in ("index", "seconds", "forward", "backward", "warnings")} for r in records],
         "warnings": sorted({warning for record in records for warning in record["warnings"]}),
         "flags": [flag for record in records for flag in record.get("flags", [])],
@@ -209,6 +210,17 @@ def twins_used(plan: Mapping[str, Any], records: Sequence[Mapping[str, Any]]) ->
         twin = record.get("twin") or {"kind": "off", "notes": [], "reverted": 0}
         first = {"model": shard["model"], "kind": twin["kind"], "notes": twin["notes"], "reverted": 0}
         found.setdefault(shard["model"], first)["reverted"] += twin["reverted"]
+    return list(found.values())
+
+
+def attacked_alone(plan: Mapping[str, Any], records: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Return for each model how many samples were attacked again one by one, and the rows that this took."""
+    nothing = {"samples": 0, "forward": 0, "backward": 0}
+    found: dict[str, dict[str, Any]] = {}
+    for shard, record in zip(plan["shards"], records, strict=True):
+        entry = found.setdefault(shard["model"], {"model": shard["model"], **nothing})
+        for name, count in record.get("alone", nothing).items():
+            entry[name] += count
     return list(found.values())
 
 

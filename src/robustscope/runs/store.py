@@ -48,6 +48,7 @@ COLUMNS: dict[str, str] = {
     "adv_confidence": "DOUBLE",
     "adv_margin": "DOUBLE",
     "survives_8bit": "BOOLEAN",
+    "survives_alone": "BOOLEAN",
     "forward": "BIGINT",
     "backward": "BIGINT",
     "clean_correct": "BOOLEAN",
@@ -55,6 +56,8 @@ COLUMNS: dict[str, str] = {
     "clean_confidence": "DOUBLE",
     "clean_margin": "DOUBLE",
 }
+LATER = ("survives_alone",)
+"""Columns that runs of earlier versions lack; empty when these are read."""
 STATUSES = ("ok", "skipped", "error", "timeout")
 
 
@@ -329,20 +332,26 @@ def read_table(run: str | Path) -> pd.DataFrame:
             "a finished run is allowed",
             "Finish it with `robustscope run` on the folder.",
         )
-    names = ", ".join(f'"{name}"' for name in COLUMNS)
     parts = []
     for shard in plan["shards"]:
         path = shard_path(run, shard["index"])
         try:
-            parts.append(_query([path], f"SELECT {names} FROM read_parquet($files)"))
+            parts.append(_query([path], f"SELECT {_selected(path)} FROM read_parquet($files)"))
         except duckdb.Error as error:
             raise _bad_shard(path, error) from error
         check_rows(parts[-1], plan, shard, path)
     parts += _not_drawn(plan, pd.concat(parts, ignore_index=True))
     table = pd.concat(parts, ignore_index=True).sort_values(["cell", "sample"], kind="stable", ignore_index=True)
-    for name in ("success", "survives_8bit", "clean_correct"):
+    for name in ("success", "survives_8bit", "survives_alone", "clean_correct"):
         table[name] = table[name].astype("boolean")
     return table
+
+
+def _selected(path: Path) -> str:
+    """Return what is to be selected from a file of rows: all columns, of those it may lack nothing."""
+    there = set(_query([path], "SELECT name FROM parquet_schema($files)")["name"])
+    empty = {name: f'CAST(NULL AS {COLUMNS[name]}) AS "{name}"' for name in LATER if name not in there}
+    return ", ".join(empty.get(name, f'"{name}"') for name in COLUMNS)
 
 
 def _not_drawn(plan: Mapping[str, Any], rows: pd.DataFrame) -> list[pd.DataFrame]:
@@ -357,7 +366,7 @@ def _not_drawn(plan: Mapping[str, Any], rows: pd.DataFrame) -> list[pd.DataFrame
         rest[["shard", "cell", "y_adv", "forward", "backward"]] = (-1, cell["index"], -1, 0, 0)
         rest["status"], rest["note"] = "skipped", f"not drawn in stage {cell['stage']}"
         rest[["distance", "adv_confidence", "adv_margin"]] = math.nan
-        rest["success"], rest["survives_8bit"] = None, None
+        rest[["success", "survives_8bit", "survives_alone"]] = None
         found.append(rest)
     return found
 
