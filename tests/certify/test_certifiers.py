@@ -223,5 +223,5 @@ def test_the_ladder_breaks_no_certificate_of_a_shared_network():
     found = certified_radius("crown", model, data, y, "linf", largest=0.05, halvings=5)
     assert int((found.radius > 0.005).sum()) >= 6
     threat = ThreatModel("linf", tuple(found.radius.tolist()))
-    for name, more in (("apgd", {"steps": 20}), ("fab", {"steps": 5}), ("square", {"queries": 100})):
+    for name, more in (("ladder", {}), ("fab", {"steps": 5}), ("square", {"queries": 100})):
         assert not attack(name, model, data, y, threat, **more).verdict.success.any()

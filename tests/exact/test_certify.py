@@ -11,10 +11,12 @@ from torch import nn
 
 from robustscope.certify import CERTIFIERS, certified_radius, certify
 from robustscope.certify.layers import SIGMOID, SOFTPLUS, TANH
+from robustscope.certify.region import Region
 from robustscope.certify.relaxations import Clipped, Kinked, MaxPool
 from robustscope.core.draws import Draws
 from robustscope.core.types import Bounds, ThreatModel
 from robustscope.data import problems
+from robustscope.geometry import balls
 from robustscope.models.classifier import Classifier
 
 DUAL = {"linf": 1, "l2": 2, "l1": math.inf}
@@ -40,7 +42,7 @@ def fill(module, seed=0, scale=1.0):
 def test_margins_of_an_affine_network_are_exact(name, norm):
     problem = problems.linear_multiclass()
     weight, bias = (p.detach() for p in problem.module.parameters())
-    model, epsilon = Classifier(problem.module), {"linf": 0.01, "l2": 0.1, "l1": 0.5}[norm]
+    model, epsilon = Classifier(problem.module), {"linf": 0.01, "l2": 0.1, "l1": 0.3}[norm]
     found = certify(name, model, problem.x, problem.y, ThreatModel(norm, epsilon))
     logits = problem.x.flatten(1) @ weight.T + bias
     expected = torch.stack(
@@ -57,13 +59,29 @@ def test_margins_of_an_affine_network_are_exact(name, norm):
     assert found.status == tuple("verified" if m > 0 else "unknown" for m in expected.amin(1).tolist())
 
 
-@pytest.mark.parametrize("name", [card.name for card in CERTIFIERS])
-def test_the_bounds_of_the_inputs_are_used(name):
+@pytest.mark.parametrize(("name", "norm"), CASES)
+def test_the_bounds_of_the_inputs_are_used(name, norm):
     problem = problems.linear_boxed()
-    model, exact = Classifier(problem.module), problem.radius["linf"]
+    model, exact = Classifier(problem.module), problem.radius[norm]
     for factor, due in ((0.999, "verified"), (1.001, "unknown")):
-        threat = ThreatModel("linf", tuple((factor * exact).tolist()))
+        threat = ThreatModel(norm, tuple((factor * exact).tolist()))
         assert set(certify(name, model, problem.x, problem.y, threat).status) == {due}
+
+
+@pytest.mark.parametrize("norm", ["l2", "l1"])
+def test_the_least_value_over_ball_and_box_together_is_exact(norm):
+    x = problems._samples(0, 4, 7)
+    forms = numbers("forms", 4, 5, 7)
+    forms[0, 0], forms[1, 1, :5] = 0, 0
+    for radius in (1e-3, 0.3, 0.8, 1.5, 9.0):
+        threat = ThreatModel(norm, radius)
+        region = Region.of(threat, x)
+        for r in range(5):
+            lowest = (forms[:, r] * balls.furthest(threat, x, -forms[:, r])).sum(1)
+            found = region.least(forms, close=True)[:, r]
+            assert bool((found <= lowest + 1e-12).all())
+            assert torch.allclose(found, lowest, rtol=0, atol=1e-9)
+        assert bool((region.least(forms) <= region.least(forms, close=True)).all())
 
 
 @pytest.mark.parametrize(("name", "norm"), CASES)

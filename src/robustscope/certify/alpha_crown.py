@@ -102,7 +102,7 @@ class _Ascent:
         self.work, self.rows, self.bounds = work, rows, bounds
         self.last = len(work.graph.nodes) - 1
         forms = work.forms[rows]
-        found = backward(bounds, self.last, forms)
+        found = backward(bounds, self.last, forms, close=True)
         # The margins that are open come first; the others of a sample fill up the row and stay as they are.
         is_open = found <= work.allowance[rows, None]
         order = is_open.to(torch.int8).argsort(dim=1, descending=True, stable=True)[:, : int(is_open.sum(1).max())]
@@ -134,7 +134,7 @@ class _Ascent:
     def _step(self, count: int, step_size: float) -> None:
         leaves = {number: slopes.requires_grad_(True) for number, slopes in self.slopes.items()}
         with torch.enable_grad():
-            found = backward(self.bounds, self.last, self.forms, leaves)
+            found = backward(self.bounds, self.last, self.forms, leaves, close=True)
             gradients = torch.autograd.grad(found.sum(), list(leaves.values()))
         self.best = torch.maximum(self.best, found.detach())
         self.work.rows[self.rows] += self.costs

@@ -184,7 +184,12 @@ def _size(shape: tuple[int, ...]) -> int:
 
 
 def backward(
-    bounds: Bounds, start: int, forms: Tensor, slopes: Mapping[int, Tensor] | None = None, stop: bool = False
+    bounds: Bounds,
+    start: int,
+    forms: Tensor,
+    slopes: Mapping[int, Tensor] | None = None,
+    stop: bool = False,
+    close: bool = False,
 ) -> Tensor:
     """Return lower bounds of linear forms of a node over the region: (B, R).
 
@@ -194,6 +199,7 @@ def backward(
         forms: (B, R, *S of the node).
         slopes: for some nonlinear nodes the slopes of their lower lines, (B, R, *S) or (B, 1, *S), where they are free.
         stop: do not go back through nonlinear maps, but end at the intervals of their values.
+        close: see :meth:`Region.least`.
     """
     graph, region = bounds.graph, bounds.region
     pending: dict[int, Tensor] = {start: forms}
@@ -214,7 +220,7 @@ def backward(
             total, parts = total + constant, (part,)
         for i, part in zip(node.inputs, parts, strict=True):
             pending[i] = pending[i] + part if i in pending else part
-    return total + region.least(pending[0]) if 0 in pending else total
+    return total + region.least(pending[0], close) if 0 in pending else total
 
 
 def _least(forms: Tensor, span: Span) -> Tensor:

@@ -124,6 +124,6 @@ def margins_back(work: Work, rows: Tensor, bounds: Bounds, memory: int) -> None:
     last, forms = len(work.graph.nodes) - 1, work.forms[rows]
     size = max(1, capacity_of(work.graph, last, work.margin, memory) // forms.shape[1])
     for part in torch.arange(len(rows), device=rows.device).split(size):
-        found = backward(bounds.select(part), last, forms[part]).amin(1)
+        found = backward(bounds.select(part), last, forms[part], close=True).amin(1)
         work.learn(rows[part], found, torch.full_like(part, forms.shape[1]))
     work.rows[rows] += bounds.rows

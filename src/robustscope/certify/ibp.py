@@ -65,6 +65,6 @@ def by_intervals(work: Work, rows: Tensor) -> Bounds:
     """Bound the margins of some samples by intervals, and return all the intervals."""
     bounds = bound(work.graph, work.region.select(rows))
     forms = work.forms[rows]
-    found = backward(bounds, len(work.graph.nodes) - 1, forms, stop=True).amin(1)
+    found = backward(bounds, len(work.graph.nodes) - 1, forms, stop=True, close=True).amin(1)
     work.learn(rows, found, torch.full_like(rows, forms.shape[1]))
     return bounds
