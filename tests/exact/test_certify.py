@@ -10,7 +10,10 @@ from scipy.optimize import linprog
 from torch import nn
 
 from robustscope.certify import CERTIFIERS, certified_radius, certify
+from robustscope.certify.bounds import backward, bound
+from robustscope.certify.graph import trace
 from robustscope.certify.layers import SIGMOID, SOFTPLUS, TANH
+from robustscope.certify.margins import margin_forms
 from robustscope.certify.region import Region
 from robustscope.certify.relaxations import Clipped, Kinked, MaxPool
 from robustscope.core.draws import Draws
@@ -240,6 +243,62 @@ def test_a_hidden_value_that_cancels_shows_what_each_method_loses():
     assert certify("ibp", model, x, y, threat).lower_margin.item() == pytest.approx(-0.5)
     for name in ("crown", "deepz"):
         assert certify(name, model, x, y, threat).lower_margin.item() == pytest.approx(0.5)
+
+
+def reference(layers, x, epsilon, y):
+    """CROWN as the paper writes it, in NumPy with dense matrices, one value after the other: all margins but the own."""
+    low, high = np.maximum(x - epsilon, 0), np.minimum(x + epsilon, 1)
+    spans = []
+
+    def lower(row, offset, depth):
+        """Return the least value of ``row`` @ (value after ``depth`` activations) + offset."""
+        for (w, b), (under, over) in zip(layers[:depth][::-1], spans[:depth][::-1], strict=True):
+            part = np.zeros_like(row)
+            for i, a in enumerate(row):
+                if under[i] >= 0:
+                    part[i] = a
+                elif over[i] > 0 and a < 0:
+                    part[i], offset = (
+                        a * over[i] / (over[i] - under[i]),
+                        offset - a * over[i] * under[i] / (over[i] - under[i]),
+                    )
+                elif over[i] > 0:
+                    part[i] = a if over[i] > -under[i] else 0
+            row, offset = part @ w, offset + part @ b
+        return np.minimum(row * low, row * high).sum() + offset
+
+    before = (low, high)
+    for depth, (w, b) in enumerate(layers[:-1]):
+        boxed = (
+            np.maximum(w, 0) @ before[0] + np.minimum(w, 0) @ before[1] + b,
+            np.maximum(w, 0) @ before[1] + np.minimum(w, 0) @ before[0] + b,
+        )
+        under = np.maximum([lower(row, c, depth) for row, c in zip(w, b, strict=True)], boxed[0])
+        over = np.minimum([-lower(-row, -c, depth) for row, c in zip(w, b, strict=True)], boxed[1])
+        spans.append((under, over))
+        before = np.maximum(under, 0), np.maximum(over, 0)
+    w, b = layers[-1]
+    return [lower(w[y] - w[j], b[y] - b[j], len(layers) - 1) for j in range(len(b)) if j != y]
+
+
+@pytest.mark.parametrize("epsilon", [0.01, 0.05, 0.2])
+def test_crown_is_the_paper_s(epsilon):
+    module = fill(
+        nn.Sequential(
+            nn.Linear(6, 9), nn.ReLU(), nn.Linear(9, 8), nn.ReLU(), nn.Linear(8, 7), nn.ReLU(), nn.Linear(7, 4)
+        ),
+        scale=1.5,
+    )
+    layers = [(m.weight.detach().numpy(), m.bias.detach().numpy()) for m in module if isinstance(m, nn.Linear)]
+    x = problems._samples(1, 5, 6)
+    x[0, :3] = x[0, :3].round()
+    y = module(x).argmax(1)
+    graph, _ = trace(Classifier(module), x)
+    bounds = bound(graph, Region.of(ThreatModel("linf", epsilon), x), "crown")
+    found = backward(bounds, len(graph.nodes) - 1, margin_forms(graph, y, x))
+    expected = [reference(layers, v.numpy(), epsilon, int(c)) for v, c in zip(x, y, strict=True)]
+    assert np.allclose(found.numpy(), expected, rtol=0, atol=1e-9)
+    assert bool((bounds.rows > 0).any()) or epsilon < 0.02
 
 
 # Lines and bands enclose their maps.

@@ -68,8 +68,8 @@ def crown(
     Source: Zhang et al. 2018, arXiv:1811.00866, Sec. 3 (lines, adaptive slope); Xu et al. 2020, arXiv:2002.12920,
         Sec. 3 (general graphs). For ReLU networks the same bound as DeepPoly (Singh et al. 2019).
 
-    Departures: an upper bound is not computed for values whose lower bound has just been found to be >= 0; bounds are
-        cut with the intervals, which are never closer for ReLU but may be for pooling.
+    Departures: hidden bounds are cut with the intervals, which for single values can be the closer ones; an upper bound
+        is not computed for values whose lower bound has just been found to be >= 0.
     """
     work = begin(model, x, y, threat, timeout)
     if work is None:
