@@ -148,6 +148,7 @@ PAGES_THAT_RUN = [
             "autoattack",
             "attack-your-own-defence",
             "certificates",
+            "limits",
         )
     ),
 ]

@@ -72,3 +72,13 @@ def test_defences_fall_to_attacks_that_know_them(capsys, threads):
     for defence in {line.defence for line in lines} - {"none"}:
         known = min(value for (title, view), value in left.items() if title == defence and view != "oblivious")
         assert known < left[defence, "oblivious"]
+
+
+def test_the_limits_of_data_rise_with_the_radius(capsys):
+    bound = load("limits_of_your_data").main(samples=200)
+    printed = capsys.readouterr().out
+    assert "200 samples of digits: another class is at least" in printed
+    assert printed.count("every classifier loses at least") == 4
+    loss = bound.loss.tolist()
+    assert loss == sorted(loss)
+    assert 0 < loss[0] < loss[-1] <= 0.5

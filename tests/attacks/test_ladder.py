@@ -37,8 +37,11 @@ def test_a_look_expects_what_a_linear_model_does():
         model, x, y, radius = digits(norm, 60)
         known, first = look(model, x, y, ThreatModel(norm, epsilon))
         left = known.clean - known.expected
-        assert torch.equal(left > 0, radius > epsilon), "linear: what is expected is what happens"
-        logits = model.logits(first)
+        assert known.broken.any(), "one step breaks some"
+        assert torch.equal((left > 0) & ~known.broken, radius > epsilon), "linear: what is expected is what happens"
+        rest = ~known.broken
+        y, left, logits = y[rest], left[rest], model.logits(first[rest])
+        known.order = known.order[rest]
         reached = logits.gather(1, y[:, None])[:, 0] - logits.gather(1, known.order[:, :1])[:, 0]
         assert torch.allclose(reached, left, atol=1e-9)
 
@@ -103,7 +106,7 @@ def test_gradients_that_tell_the_truth_and_others():
         assert agreements(name).min() > 0.95, name
     assert agreements("reversed_gradient").max() < -0.95
     assert agreements("zero_gradient").abs().max() == 0
-    assert agreements("detached_branch").quantile(0.9) < 0.9
+    assert (agreements("detached_branch") < 0.9).float().mean() > 0.8
     part = agreement(Classifier(module), threat, x[20:], right[20:], targets[20:], draws.select(torch.arange(20, 30)))
     torch.testing.assert_close(part, agreements("temperature_1e3")[20:], atol=1e-3, rtol=0)
 

@@ -91,7 +91,8 @@ def _conform(label: str, value: Any, hint: Any) -> Any:
             return value
         if kind is str and isinstance(value, str):
             return value
-        if isinstance(kind, type) and kind not in (bool, int, float, str) and isinstance(value, kind):
+        plain = get_origin(kind) or kind  # of several values, such as Sequence[float], the method checks each
+        if isinstance(plain, type) and plain not in (bool, int, float, str) and isinstance(value, plain):
             return value
     names = " or ".join(getattr(kind, "__name__", str(kind)) for kind in allowed)
     raise InvalidType(

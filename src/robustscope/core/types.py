@@ -241,6 +241,49 @@ class Certificate:
         return torch.tensor(found, dtype=torch.bool, device=self.lower_margin.device)
 
 
+@dataclass(frozen=True)
+class Estimate:
+    """What an estimator of the robust radius returns: one row for each sample. An estimate is no bound, in either direction.
+
+    Figures of the fit are those of the class that decides, the one with the smallest radius. NaN is an explicit gap: no
+    fit was made because the sample is misclassified, all maxima are equal, or the likelihood has no maximum.
+
+    Args:
+        radius: float64 (B,), the estimate in the units of the bounds, from 0 (already misclassified) to the cap.
+        margin: float64 (B,), logit of the true class minus that of the deciding one.
+        rival: int64 (B,), the deciding class; -1 for a sample that is misclassified.
+        location: float64 (B,), the largest gradient norm (or curvature) that the fit extrapolates to; NaN as above, but
+            the constant or the largest maximum where nothing was fitted.
+        shape, scale: float64 (B,), the other parameters of the reverse Weibull distribution.
+        statistic, p_value: float64 (B,), Kolmogorov-Smirnov distance of the maxima from the fit, and its p-value.
+        capped: bool (B,), whether the radius is the sampling radius itself: the estimate says "at least this".
+        zero_share: float64 (B,), share of the points looked at where the gradient of the deciding margin is exactly zero.
+        warnings: for each sample the codes of what makes its estimate doubtful; ``estimates.cards.WARNINGS`` explains them.
+        maxima: float64 (B, N), the maxima that were fitted, for the deciding class; NaN for a misclassified sample.
+        rivals: int64 (B, C), the classes considered; -1 for a sample that is misclassified.
+        radii: float64 (B, C), the estimate for each of them; 0 for a sample that is misclassified.
+        forward: int64 (B,), rows that each sample sent forward through the model.
+        backward: int64 (B,), rows that each sample sent backward.
+    """
+
+    radius: Tensor
+    margin: Tensor
+    rival: Tensor
+    location: Tensor
+    shape: Tensor
+    scale: Tensor
+    statistic: Tensor
+    p_value: Tensor
+    capped: Tensor
+    zero_share: Tensor
+    warnings: tuple[tuple[str, ...], ...]
+    maxima: Tensor
+    rivals: Tensor
+    radii: Tensor
+    forward: Tensor
+    backward: Tensor
+
+
 @dataclass
 class Ledger:
     """Rows that went through a model, counted where they pass."""
