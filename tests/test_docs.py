@@ -147,6 +147,7 @@ PAGES_THAT_RUN = [
             "black-box",
             "autoattack",
             "attack-your-own-defence",
+            "certificates",
             "limits",
         )
     ),

@@ -21,7 +21,13 @@ FLOORS = [
 ]
 FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}
 WITHOUT_TORCH = ("analyses", "reports")
-METHOD_ROOMS = {"attacks": "ATTACKS", "defenses": "DEFENSES", "estimates": "ESTIMATES", "limits": "LIMITS"}
+METHOD_ROOMS = {
+    "attacks": "ATTACKS",
+    "certify": "CERTIFIERS",
+    "defenses": "DEFENSES",
+    "estimates": "ESTIMATES",
+    "limits": "LIMITS",
+}
 # Files of method rooms that are not methods.
 HELPERS = {
     "attacks": {
@@ -50,6 +56,7 @@ HELPERS = {
         "universal_craft",
         "verify",
     },
+    "certify": {"bounds", "cards", "graph", "layers", "margins", "operations", "radius", "region", "relaxations"},
     "defenses": {"apply", "cards", "hgd"},
     "estimates": {"cards", "compose", "extrapolation", "points", "records", "weibull"},
     "limits": {"cards", "generators", "latent_linear", "latent_search"},
