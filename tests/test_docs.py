@@ -149,6 +149,7 @@ PAGES_THAT_RUN = [
             "autoattack",
             "attack-your-own-defence",
             "trust",
+            "certificates",
             "limits",
         )
     ),

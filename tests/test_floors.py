@@ -23,6 +23,7 @@ FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}
 WITHOUT_TORCH = ("analyses", "reports")
 METHOD_ROOMS = {
     "attacks": "ATTACKS",
+    "certify": "CERTIFIERS",
     "defenses": "DEFENSES",
     "estimates": "ESTIMATES",
     "limits": "LIMITS",
@@ -56,6 +57,7 @@ HELPERS = {
         "universal_craft",
         "verify",
     },
+    "certify": {"bounds", "cards", "graph", "layers", "margins", "operations", "radius", "region", "relaxations"},
     "defenses": {"apply", "cards", "hgd"},
     "estimates": {"cards", "compose", "extrapolation", "points", "records", "weibull"},
     "limits": {"cards", "generators", "latent_linear", "latent_search"},

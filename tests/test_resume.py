@@ -20,6 +20,7 @@ from robustscope.models.loading import load_model
 
 RADII = {"linf": 0.08, "l2": 0.5, "l1": 1.6}
 LONG = {
+    "nearest": {"steps": 120},
     "apgd": {"steps": 12, "restarts": 2, "trace": True},
     "apgd_targeted": {"steps": 6, "n_targets": 3, "restarts": 2},
     "fab": {"steps": 5, "restarts": 2},
@@ -128,7 +129,7 @@ def test_an_attack_cut_off_anywhere_ends_as_if_undisturbed(subjects, name, norm)
     whole = run(subjects, attempts)
     assert not whole[0][0].outcome.verdict.success.all(), "some samples must last to the end"
     total = checkpoints_of(subjects, attempts)
-    assert total > 10
+    assert total > 8
     moments = random.Random(f"{name} {norm}")
     for _ in range(3):
         assert_same(whole, cut(subjects, attempts, [moments.randrange(1, total)]))

@@ -214,7 +214,7 @@ class _Parts:
         if done is not None:
             part.restore(done)
         else:
-            with resume.stage(f"{name}_part", part.state) as saved:
+            with resume.stage(place, part.state) as saved:
                 if saved is not None:
                     part.restore(saved)
                 work(part)

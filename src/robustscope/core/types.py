@@ -209,6 +209,38 @@ class AttackResult:
     elsewhere: Tensor | None = None
 
 
+Status = Literal["verified", "unknown", "timeout"]
+
+
+@dataclass(frozen=True)
+class Certificate:
+    """What a certifier returns: a lower bound for each sample, where an attack gives an upper one.
+
+    Args:
+        lower_margin: (B,), a lower bound of the margin (true logit minus the largest other) over the whole threat set;
+            > 0 means that no adversarial example exists in it; -inf where the time was up before the first bound.
+        status: for each sample "verified" (the bound exceeds 0 by more than rounding may amount to), "unknown" (it does
+            not; nothing follows) or "timeout" (the time was up first; nothing follows).
+        forward: int64 (B,), rows that each sample sent forward through the model.
+        rows: int64 (B,), linear forms or error terms that were carried through the network for each sample.
+        seconds: of the whole call.
+        confidence: probability with which all of it holds; 1 for a proof, less for randomised smoothing.
+    """
+
+    lower_margin: Tensor
+    status: tuple[Status, ...]
+    forward: Tensor
+    rows: Tensor
+    seconds: float
+    confidence: float = 1.0
+
+    @property
+    def verified(self) -> Tensor:
+        """Which samples have no adversarial example in the threat set: bool (B,)."""
+        found = [each == "verified" for each in self.status]
+        return torch.tensor(found, dtype=torch.bool, device=self.lower_margin.device)
+
+
 @dataclass(frozen=True)
 class Estimate:
     """What an estimator of the robust radius returns: one row for each sample. An estimate is no bound, in either direction.

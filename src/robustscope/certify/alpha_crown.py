@@ -1,0 +1,161 @@
+"""alpha-CROWN: CROWN with optimised slopes."""
+
+from __future__ import annotations
+
+import time
+
+import torch
+from torch import Tensor
+
+from robustscope.certify.bounds import Bounds, Intermediate, backward, capacity_of
+from robustscope.certify.cards import register
+from robustscope.certify.crown import relax
+from robustscope.certify.layers import LAYERS
+from robustscope.certify.margins import Work, begin, empty
+from robustscope.core.errors import InvalidValue
+from robustscope.core.types import Certificate, ThreatModel
+from robustscope.models.classifier import Classifier
+
+BIBTEX = """@inproceedings{xu2021fast,
+  title = {Fast and Complete: Enabling Complete Verification with Rapid and Massively Parallel Incomplete Verifiers},
+  author = {Xu, Kaidi and Zhang, Huan and Wang, Shiqi and Wang, Yihan and Jana, Suman and Lin, Xue and Hsieh, Cho-Jui},
+  booktitle = {International Conference on Learning Representations},
+  year = {2021}
+}"""
+
+DECAY = 0.98
+"""What the step size is multiplied by after each step."""
+
+
+@register(
+    "alpha_crown",
+    version=1,
+    source="Xu et al., 2021, arXiv:2011.13824, Sec. 3.1",
+    bibtex=BIBTEX,
+    norms=("linf", "l2", "l1"),
+    layers=LAYERS,
+    quick={"steps": 5},
+)
+def alpha_crown(
+    model: Classifier,
+    x: Tensor,
+    y: Tensor,
+    threat: ThreatModel,
+    *,
+    steps: int = 20,
+    step_size: float = 0.1,
+    intermediate: Intermediate = "crown",
+    memory: int = 64,
+    timeout: float | None = None,
+) -> Certificate:
+    """Maximise CROWN's bound over the slopes of the lines below open ReLUs.
+
+    Any slope from 0 to 1 is sound there, so each margin of each sample has slopes of its own, which ascend its bound by
+    Adam, projected on [0, 1]; they start at CROWN's, and the best bound on the way counts. A sample leaves as soon as
+    all its margins are verified; margins that CROWN verifies are not optimised.
+
+    Args:
+        model: classifier whose module can be traced.
+        x: (B, *S), inside the bounds.
+        y: int64 (B,), true classes.
+        threat: norm, radius, bounds.
+        steps: steps of ascent, >= 1.
+        step_size: of Adam, > 0; it shrinks by 2 % with each step.
+        intermediate: where the bounds of hidden values come from: "crown", or "ibp".
+        memory: mebibytes that one batch of forms may take.
+        timeout: seconds for the call; samples that are not verified by then are "timeout". None: no limit.
+
+    Returns:
+        Lower bounds of the margins, at least those of CROWN.
+
+    Raises:
+        InvalidValue: for hyper-parameters out of range, and for a network that cannot be traced, naming the layer.
+
+    Source: Xu et al. 2021, arXiv:2011.13824, Sec. 3.1.
+
+    Departures: the bounds of hidden values stay those of CROWN, where the paper optimises them too, at many times the
+        cost; only ReLU and leaky ReLU have free slopes.
+    """
+    if steps < 1 or not 0 < step_size < float("inf"):
+        raise InvalidValue(
+            f"steps={steps} and step_size={step_size} were given",
+            "steps >= 1 and step_size > 0 are allowed",
+            "Try 20, 0.1.",
+        )
+    work = begin(model, x, y, threat, timeout)
+    if work is None:
+        return empty(x)
+
+    def optimise(rows: Tensor, bounds: Bounds) -> None:
+        size = max(1, capacity_of(work.graph, len(work.graph.nodes) - 1, x, memory) // (4 * work.forms.shape[1]))
+        for part in torch.arange(len(rows), device=x.device).split(size):
+            _Ascent(work, rows[part], bounds.select(part)).run(steps, step_size)
+
+    relax(work, intermediate, True, memory, optimise)
+    return work.certificate()
+
+
+class _Ascent:
+    """The slopes of some samples, one set for each open margin, and their moments."""
+
+    def __init__(self, work: Work, rows: Tensor, bounds: Bounds) -> None:
+        self.work, self.rows, self.bounds = work, rows, bounds
+        self.last = len(work.graph.nodes) - 1
+        forms = work.forms[rows]
+        found = backward(bounds, self.last, forms, close=True)
+        # The margins that are open come first; the others of a sample fill up the row and stay as they are.
+        is_open = found <= work.allowance[rows, None]
+        order = is_open.to(torch.int8).argsort(dim=1, descending=True, stable=True)[:, : int(is_open.sum(1).max())]
+        self.settled = found.masked_fill(is_open, torch.inf).amin(1)
+        self.costs = is_open.sum(1)
+        self.forms = forms.gather(1, order[:, :, None].expand(-1, -1, forms.shape[2]))
+        self.best = found.gather(1, order)
+        self.slopes = {
+            number: lines.lower_slope[:, None].expand(-1, order.shape[1], *lines.lower_slope.shape[1:]).contiguous()
+            for number, lines in bounds.lines.items()
+            if lines.free is not None and bool(lines.free.any())
+        }
+        self.moments = {number: (torch.zeros_like(s), torch.zeros_like(s)) for number, s in self.slopes.items()}
+
+    def run(self, steps: int, step_size: float) -> None:
+        """Ascend; at the end, or when the time is up, hand what was found to the work."""
+        for step in range(steps if self.slopes else 0):
+            if time.perf_counter() > self.work.deadline:
+                self.work.late[self.rows] = True
+                break
+            self._step(step + 1, step_size * DECAY**step)
+            if not len(self.rows):
+                return
+        self.work.learn(self.rows, self._margins(), torch.zeros_like(self.rows))
+
+    def _margins(self) -> Tensor:
+        return torch.minimum(self.settled, self.best.amin(1))
+
+    def _step(self, count: int, step_size: float) -> None:
+        leaves = {number: slopes.requires_grad_(True) for number, slopes in self.slopes.items()}
+        with torch.enable_grad():
+            found = backward(self.bounds, self.last, self.forms, leaves, close=True)
+            gradients = torch.autograd.grad(found.sum(), list(leaves.values()))
+        self.best = torch.maximum(self.best, found.detach())
+        self.work.rows[self.rows] += self.costs
+        for (number, slopes), gradient in zip(leaves.items(), gradients, strict=True):
+            one, two = self.moments[number]
+            one.lerp_(gradient, 0.1)
+            two.lerp_(gradient.square(), 0.001)
+            ascent = (one / (1 - 0.9**count)) / ((two / (1 - 0.999**count)).sqrt() + 1e-8)
+            least = self.bounds.lines[number].least
+            self.slopes[number] = (slopes.detach() + step_size * ascent).clamp_(least, 1)
+        self._leave()
+
+    def _leave(self) -> None:
+        """Let go of the samples whose margins are all verified."""
+        margins = self._margins()
+        done = margins > self.work.allowance[self.rows]
+        if not bool(done.any()):
+            return
+        self.work.learn(self.rows[done], margins[done], torch.zeros_like(self.rows[done]))
+        keep = ~done
+        self.rows, self.bounds, self.forms = self.rows[keep], self.bounds.select(keep), self.forms[keep]
+        self.best, self.settled, self.costs = self.best[keep], self.settled[keep], self.costs[keep]
+        self.slopes = {number: slopes[keep] for number, slopes in self.slopes.items()}
+        self.moments = {number: (one[keep], two[keep]) for number, (one, two) in self.moments.items()}

@@ -1,0 +1,273 @@
+"""What every certifier must keep: sound, exact where that is easy, one sample at a time, and without a trace.
+
+A check is a function of a card and a norm that raises :class:`ContractBroken`. :func:`check_certifier` runs them all.
+"""
+
+from __future__ import annotations
+
+import inspect
+import warnings
+from collections.abc import Callable, Iterable
+from contextlib import redirect_stderr, redirect_stdout
+from io import StringIO
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from robustscope.attacks.compose import attack
+from robustscope.certify import CertifierCard
+from robustscope.contracts.broken import ContractBroken
+from robustscope.contracts.explained import _documented, _raised, sections
+from robustscope.contracts.manners import _descriptors
+from robustscope.contracts.runner import CheckResult
+from robustscope.contracts.trial import MODERATE, ModelWatch, global_state, other_global_numbers, state_changes, subject
+from robustscope.core.draws import Draws
+from robustscope.core.errors import InvalidValue, RobustscopeError
+from robustscope.core.types import Certificate, Norm, ThreatModel
+from robustscope.data import problems
+from robustscope.data.problems import Problem
+from robustscope.geometry import balls
+
+TOLERANCE = 1e-9
+
+
+def _call(
+    card: CertifierCard, problem: Problem, threat: ThreatModel, rows: Tensor | slice = slice(None)
+) -> Certificate:
+    """Call a certifier as :func:`robustscope.certify.certify` does, with its quick parameters."""
+    card.check(threat)
+    found = card.function(subject(problem), problem.x[rows], problem.y[rows], threat, **card.resolve(card.quick))
+    if not isinstance(found, Certificate):
+        raise _broken(card, f"returned a {type(found).__name__}", "a Certificate", "See robustscope.core.types.")
+    return found
+
+
+def _broken(card: CertifierCard, seen: str, allowed: str, remedy: str) -> ContractBroken:
+    return ContractBroken(f"the certifier {card.name!r} {seen}", f"{allowed} is allowed", remedy)
+
+
+def keeps_form(card: CertifierCard, norm: Norm) -> None:
+    """One finite bound, one status and counts for each sample, in the dtype of the inputs; also for one sample and none."""
+    for dtype in (torch.float32, torch.float64):
+        for count, factor in ((5, 0.1), (5, 3.0), (1, 1.0), (0, 1.0)):
+            problem = problems.smooth_cnn(dtype, 5)
+            found = _call(card, problem, ThreatModel(norm, factor * MODERATE[norm]), slice(0, count))
+            margin = found.lower_margin
+            wrong = [
+                *(["a graph"] if margin.requires_grad else []),
+                *([f"{margin.dtype}"] if margin.dtype != dtype else []),
+                *([f"bounds of shape {tuple(margin.shape)}"] if margin.shape != (count,) else []),
+                *(["bounds that are not finite"] if not bool(torch.isfinite(margin).all()) else []),
+                *([f"{len(found.status)} statuses"] if len(found.status) != count else []),
+            ]
+            for name in ("forward", "rows"):
+                counts = getattr(found, name)
+                if counts.dtype != torch.int64 or counts.shape != (count,) or bool((counts < 0).any()):
+                    wrong.append(f"{name} of {counts.dtype} and shape {tuple(counts.shape)}")
+            if not set(found.status) <= {"verified", "unknown", "timeout"}:
+                wrong.append(f"status {found.status}")
+            if wrong:
+                raise _broken(card, f"returned {', '.join(wrong)} for {count} samples of {dtype}", "one of each", "")
+            if bool((found.verified & ~(margin > 0)).any()):
+                raise _broken(card, "verified a sample whose bound is not above 0", "margin > 0", "Compare with > 0.")
+
+
+def _lowest(problem: Problem, threat: ThreatModel) -> Tensor:
+    """Return the least margin that noise and PGD find for each sample: (B,)."""
+    model, draws = subject(problem), Draws(0, tuple(range(len(problem.x))), "certifier")
+    points = [balls.sample(threat, problem.x, draws, f"noise/{i}") for i in range(8)]
+    gradient = model.gradient(lambda z, rows: z.gather(1, problem.y[rows][:, None])[:, 0], problem.x)[1]
+    points += [balls.furthest(threat, problem.x, sign * gradient) for sign in (1.0, -1.0)]
+    points.append(attack("pgd", model, problem.x, problem.y, threat, loss="margin", steps=20).result.x_adv)
+    found = []
+    for point in points:
+        logits = model.logits(point)
+        others = logits.scatter(1, problem.y[:, None], -torch.inf).amax(1)
+        found.append(logits.gather(1, problem.y[:, None])[:, 0] - others)
+    return torch.stack(found).amin(0)
+
+
+def is_never_broken(card: CertifierCard, norm: Norm) -> None:
+    """No point of the threat set that noise or PGD finds has a margin below the bound, whether verified or not."""
+    relu = problems.normalised_cnn(torch.float64, 6)
+    for problem in (problems.smooth_cnn(torch.float64, 6), relu, problems.linear_boxed(torch.float64, 6)):
+        for factor in (0.1, 0.5, 2.0):
+            threat = ThreatModel(norm, factor * MODERATE[norm])
+            found, lowest = _call(card, problem, threat), _lowest(problem, threat)
+            below = lowest < found.lower_margin - TOLERANCE
+            if bool(below.any()):
+                row = int(below.nonzero()[0])
+                raise _broken(
+                    card,
+                    f"bounded the margin of sample {row} by {float(found.lower_margin[row]):.6g} at {norm} epsilon "
+                    f"{threat.common_epsilon:.4g}, where an attack found {float(lowest[row]):.6g}",
+                    "a bound below every point of the threat set",
+                    "A certificate that can be broken is worth nothing; test each layer's bounds by sampling.",
+                )
+
+
+def solves_the_linear_problem(card: CertifierCard, norm: Norm) -> None:
+    """Two linear classes: all samples are verified at 0.98 times the exact radius, none at 1.02 times."""
+    problem = problems.linear_binary(norm)
+    for factor, due in ((0.98, True), (1.02, False)):
+        threat = ThreatModel(norm, tuple((factor * problem.radius[norm]).tolist()))
+        verified = _call(card, problem, threat).verified
+        if bool((verified != due).any()):
+            raise _broken(
+                card,
+                f"verified {int(verified.sum())} of {len(verified)} samples at {factor} times their exact radius",
+                f"{len(verified) if due else 0}",
+                "On a linear model the least margin over a ball is the margin less epsilon times the dual norm.",
+            )
+
+
+def zero_epsilon_gives_the_clean_margin(card: CertifierCard, norm: Norm) -> None:
+    """With a radius of zero the bound is the clean margin (1e-6)."""
+    for problem in (problems.smooth_cnn(torch.float64, 5), problems.normalised_cnn(torch.float64, 5)):
+        logits = subject(problem).logits(problem.x)
+        others = logits.scatter(1, problem.y[:, None], -torch.inf).amax(1)
+        gap = (_call(card, problem, ThreatModel(norm, 0.0)).lower_margin - logits.amax(1) + others).abs().max()
+        if not float(gap) <= 1e-6:
+            raise _broken(
+                card, f"was {float(gap):.3g} off the clean margin at epsilon 0", "1e-6", "Look for loose lines."
+            )
+
+
+def verifies_more_in_smaller_balls(card: CertifierCard, norm: Norm) -> None:
+    """What is verified at a radius is verified at half of it."""
+    for problem in (problems.smooth_cnn(torch.float64, 8), problems.normalised_cnn(torch.float64, 8)):
+        small, large = (_call(card, problem, ThreatModel(norm, f * MODERATE[norm])) for f in (0.05, 0.1))
+        lost = large.verified & ~small.verified
+        if bool(lost.any()):
+            raise _broken(card, f"lost {int(lost.sum())} samples at half the radius", "none", "Look for a wrong sign.")
+
+
+def couples_no_samples(card: CertifierCard, norm: Norm) -> None:
+    """Each sample alone, and all in another order with radii of their own, give the same bounds (1e-9)."""
+    problem = problems.smooth_cnn(torch.float64, 5)
+    radii = tuple(MODERATE[norm] * factor for factor in (0.02, 0.1, 0.3, 0.05, 1.0))
+    whole = _call(card, problem, ThreatModel(norm, radii))
+    for rows in (*torch.arange(5).split(1), torch.tensor([3, 1, 4, 0, 2])):
+        threat = ThreatModel(norm, tuple(radii[i] for i in rows.tolist()))
+        part = _call(card, problem, threat, rows)
+        gap = (part.lower_margin - whole.lower_margin[rows]).abs().max()
+        if not float(gap) <= TOLERANCE or part.status != tuple(whole.status[i] for i in rows.tolist()):
+            raise _broken(
+                card,
+                f"gave another result, by {float(gap):.3g}, for samples {rows.tolist()}",
+                "a result for each sample alone",
+                "Couple no samples: no mean or maximum over the batch.",
+            )
+
+
+def leaves_no_trace(card: CertifierCard, norm: Norm) -> None:
+    """Model, inputs, global generators and the terminal are as before; the rows sent forward are those reported."""
+    problem = problems.normalised_cnn(n=4)
+    parameters = list(problem.module.parameters())
+    parameters[0].requires_grad_(False)
+    parameters[1].grad = torch.full_like(parameters[1], 0.25)
+    x, y, watch = problem.x.clone(), problem.y.clone(), ModelWatch(problem.module)
+    threat, model = ThreatModel(norm, MODERATE[norm] / 5), subject(problem)
+    text, raw = StringIO(), list[str]()
+    with (
+        warnings.catch_warnings(record=True) as caught,
+        _descriptors(raw),
+        redirect_stdout(text),
+        redirect_stderr(text),
+        other_global_numbers(918273645),
+    ):
+        warnings.simplefilter("always")
+        before = global_state()
+        found = card.function(model, problem.x, problem.y, threat, **card.resolve(card.quick))
+        changed = [*watch.changes(), *state_changes(before, global_state())]
+    changed += [name for name, one, two in (("x", x, problem.x), ("y", y, problem.y)) if not torch.equal(one, two)]
+    changed += ["the terminal"] if text.getvalue() or any(raw) or caught else []
+    if changed:
+        raise _broken(card, f"changed {', '.join(changed[:4])}", "leaving everything as it was", "Work on copies.")
+    sent = int(found.forward.sum())
+    if sent != model.ledger.forward or model.ledger.backward:
+        seen = f"reported {sent} rows forward and sent {model.ledger.forward}, {model.ledger.backward} backward"
+        raise _broken(card, seen, "the number that was sent", "Count what passes through the classifier.")
+
+
+def refuses_what_it_cannot_bound(card: CertifierCard, norm: Norm) -> None:
+    """A network with a rounding step in it is refused by an error that names the step."""
+    try:
+        found = _call(card, problems.flat_gradients(torch.float64, 2), ThreatModel(norm, MODERATE[norm]))
+    except InvalidValue as error:
+        if "round" not in str(error):
+            raise _broken(card, f"refused it without naming it: {error}", "naming the layer", "Say which.") from error
+        return
+    raise _broken(
+        card, f"returned {found.status} for a network that rounds", "an error", "Trace by certify.graph.trace."
+    )
+
+
+def explains_itself(card: CertifierCard, norm: Norm) -> None:
+    """The card is complete, every parameter and every error is documented."""
+    parts = sections(card.function.__doc__ or "")
+    documented = _documented(parts.get("Args", ""))
+    gaps = [
+        f"the parameter {n!r} is not documented"
+        for n in inspect.signature(card.function).parameters
+        if n not in documented
+    ]
+    gaps += [
+        f"the docstring has no section {n!r}" for n in ("Returns", "Raises", "Source") if not parts.get(n, "").strip()
+    ]
+    gaps += [
+        f"the error {n!r} is not documented" for n in _raised(card.function) - _documented(parts.get("Raises", ""))
+    ]
+    facts: dict[str, Any] = {"source": card.source, "bibtex": card.bibtex, "layers": card.layers, "norms": card.norms}
+    gaps += [f"the card has no {name}" for name, value in facts.items() if not value]
+    if card.sound not in ("deterministic", "probabilistic"):
+        gaps.append(f"sound={card.sound!r}")
+    card.resolve(card.quick)
+    if gaps:
+        raise _broken(card, f"does not explain itself: {'; '.join(sorted(gaps))}", "a complete card and docstring", "")
+
+
+CERTIFIER_CHECKS: dict[str, Callable[[CertifierCard, Norm], None]] = {
+    check.__name__: check
+    for check in (
+        keeps_form,
+        is_never_broken,
+        solves_the_linear_problem,
+        zero_epsilon_gives_the_clean_margin,
+        verifies_more_in_smaller_balls,
+        couples_no_samples,
+        leaves_no_trace,
+        refuses_what_it_cannot_bound,
+        explains_itself,
+    )
+}
+
+
+def check_certifier(card: CertifierCard, norms: Iterable[Norm] | None = None) -> list[CheckResult]:
+    """Run all checks on a certifier; an exception of any kind is a failure with its reason.
+
+    Args:
+        card: of the certifier, registered or not.
+        norms: to check, among those of the card; None checks all.
+    """
+    return [
+        run_certifier_check(name, card, norm)
+        for norm in (card.norms if norms is None else norms)
+        for name in CERTIFIER_CHECKS
+    ]
+
+
+def run_certifier_check(name: str, card: CertifierCard, norm: Norm) -> CheckResult:
+    """Run one check, with what ``known_failures`` foretells taken into account."""
+    expected = card.known_failures.get(f"{name}/{norm}", card.known_failures.get(name, ""))
+    try:
+        CERTIFIER_CHECKS[name](card, norm)
+    except Exception as error:  # a check that crashes must read as a failure, never as a missing row
+        own = isinstance(error, RobustscopeError)
+        message = str(error) if own else f"{type(error).__name__} was raised inside the check: {error}"
+        return CheckResult(name, norm, bool(expected), expected, message)
+    message = (
+        f"{card.name!r} keeps {name!r}, which known_failures says it does not. Remove the entry." if expected else ""
+    )
+    return CheckResult(name, norm, not expected, expected, message)
