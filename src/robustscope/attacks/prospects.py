@@ -121,7 +121,7 @@ def look(model: Classifier, x: Tensor, y: Tensor, threat: ThreatModel) -> tuple[
         spent.clone(),
     )
     first, left = x.clone(), (~broken).nonzero()[:, 0]
-    for rows in left.split(model.batch_size):
+    for rows in left.split(model.batch_size) if len(left) else ():  # splitting nothing gives one empty part
         order, known.expected[rows], first[rows] = _look(model, x[rows], y[rows], threat.select(rows), count)
         known.order[rows] = order
         known.forward[rows] += 1
