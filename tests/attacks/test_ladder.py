@@ -138,3 +138,10 @@ def test_an_approach_ends_at_the_boundary_of_a_linear_model(norm):
         assert (found.solved == solved).all()
         assert found.alive.all()
         assert torch.equal(found.forward, found.backward + 1)
+
+
+def test_one_step_may_break_every_sample_of_a_batch():
+    model, x, y, _ = digits("linf", 20)
+    outcome = attack("ladder", model, x, y, ThreatModel("linf", 0.9))
+    assert outcome.verdict.success.all()
+    assert (outcome.result.backward == 1).all()
