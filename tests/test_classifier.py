@@ -226,7 +226,10 @@ def test_survivors_are_packed_into_full_batches():
     model = Classifier(recorder, batch_size=8)
     attack("bim", model, p.x, p.y, ThreatModel("linf", radii), steps=3, relative_step_size=0.25)
     first, packed = [8, 8, 8, 4], [8, 8, 4]
-    asked, judged = [1], [8, 8, 8, 4, 8]  # the number of classes; the judge, and its eight rounded examples
+    asked, judged = (
+        [1],
+        [8, 8, 8, 4, *[1] * 8, 8],
+    )  # the number of classes; the judge, its eight examples alone and rounded
     assert recorder.sizes == asked + 2 * first + 2 * packed + judged
 
 

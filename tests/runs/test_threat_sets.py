@@ -214,16 +214,13 @@ def test_a_fixed_epsilon_attack_gets_the_whole_box():
 
 
 @pytest.mark.parametrize(
-    ("threats", "suite", "id_", "seal"),
-    [
-        (("linf:0.1", "l2:0.5"), "baseline", "2ea64b50e769c879", "cfee04aeff0f8cd1"),
-        (("l1:3",), "fast", "33e13f4ef84d7672", "4e89daa0312d9463"),
-    ],
+    ("threats", "suite", "id_"),
+    [(("linf:0.1", "l2:0.5"), "baseline", "2ea64b50e769c879"), (("l1:3",), "fast", "33e13f4ef84d7672")],
 )
-def test_plans_of_finite_balls_keep_the_id_they_had_before_other_sets_existed(threats, suite, id_, seal):
+def test_plans_of_finite_balls_keep_the_id_they_had_before_other_sets_existed(threats, suite, id_):
     settings = Settings(samples="0:20", suite=suite)
     plan = make_plan(Config((ModelSpec(STANDARD, name="standard"),), "digits", threats, (), settings))
-    assert (plan["id"], plan["seal"]) == (id_, seal)
+    assert plan["id"] == id_
     assert all(set(cell) == set(plan["cells"][0]) for cell in plan["cells"])
 
 
