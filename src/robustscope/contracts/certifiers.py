@@ -20,14 +20,15 @@ from robustscope.certify import CertifierCard
 from robustscope.contracts.broken import ContractBroken
 from robustscope.contracts.explained import _documented, _raised, sections
 from robustscope.contracts.manners import _descriptors
-from robustscope.contracts.runner import CheckResult
+from robustscope.contracts.runner import CheckResult, outcome
 from robustscope.contracts.trial import MODERATE, ModelWatch, global_state, other_global_numbers, state_changes, subject
 from robustscope.core.draws import Draws
-from robustscope.core.errors import InvalidValue, RobustscopeError
+from robustscope.core.errors import InvalidValue
 from robustscope.core.types import Certificate, Norm, ThreatModel
 from robustscope.data import problems
 from robustscope.data.problems import Problem
 from robustscope.geometry import balls
+from robustscope.geometry.losses import margin
 
 TOLERANCE = 1e-9
 
@@ -53,12 +54,12 @@ def keeps_form(card: CertifierCard, norm: Norm) -> None:
         for count, factor in ((5, 0.1), (5, 3.0), (1, 1.0), (0, 1.0)):
             problem = problems.smooth_cnn(dtype, 5)
             found = _call(card, problem, ThreatModel(norm, factor * MODERATE[norm]), slice(0, count))
-            margin = found.lower_margin
+            bound = found.lower_margin
             wrong = [
-                *(["a graph"] if margin.requires_grad else []),
-                *([f"{margin.dtype}"] if margin.dtype != dtype else []),
-                *([f"bounds of shape {tuple(margin.shape)}"] if margin.shape != (count,) else []),
-                *(["bounds that are not finite"] if not bool(torch.isfinite(margin).all()) else []),
+                *(["a graph"] if bound.requires_grad else []),
+                *([f"{bound.dtype}"] if bound.dtype != dtype else []),
+                *([f"bounds of shape {tuple(bound.shape)}"] if bound.shape != (count,) else []),
+                *(["bounds that are not finite"] if not bool(torch.isfinite(bound).all()) else []),
                 *([f"{len(found.status)} statuses"] if len(found.status) != count else []),
             ]
             for name in ("forward", "rows"):
@@ -69,7 +70,7 @@ def keeps_form(card: CertifierCard, norm: Norm) -> None:
                 wrong.append(f"status {found.status}")
             if wrong:
                 raise _broken(card, f"returned {', '.join(wrong)} for {count} samples of {dtype}", "one of each", "")
-            if bool((found.verified & ~(margin > 0)).any()):
+            if bool((found.verified & ~(bound > 0)).any()):
                 raise _broken(card, "verified a sample whose bound is not above 0", "margin > 0", "Compare with > 0.")
 
 
@@ -82,9 +83,7 @@ def _lowest(problem: Problem, threat: ThreatModel) -> Tensor:
     points.append(attack("pgd", model, problem.x, problem.y, threat, loss="margin", steps=20).result.x_adv)
     found = []
     for point in points:
-        logits = model.logits(point)
-        others = logits.scatter(1, problem.y[:, None], -torch.inf).amax(1)
-        found.append(logits.gather(1, problem.y[:, None])[:, 0] - others)
+        found.append(margin(model.logits(point), problem.y))
     return torch.stack(found).amin(0)
 
 
@@ -125,9 +124,8 @@ def solves_the_linear_problem(card: CertifierCard, norm: Norm) -> None:
 def zero_epsilon_gives_the_clean_margin(card: CertifierCard, norm: Norm) -> None:
     """With a radius of zero the bound is the clean margin (1e-6)."""
     for problem in (problems.smooth_cnn(torch.float64, 5), problems.normalised_cnn(torch.float64, 5)):
-        logits = subject(problem).logits(problem.x)
-        others = logits.scatter(1, problem.y[:, None], -torch.inf).amax(1)
-        gap = (_call(card, problem, ThreatModel(norm, 0.0)).lower_margin - logits.amax(1) + others).abs().max()
+        clean = margin(subject(problem).logits(problem.x), problem.y)
+        gap = (_call(card, problem, ThreatModel(norm, 0.0)).lower_margin - clean).abs().max()
         if not float(gap) <= 1e-6:
             raise _broken(
                 card, f"was {float(gap):.3g} off the clean margin at epsilon 0", "1e-6", "Look for loose lines."
@@ -260,14 +258,4 @@ def check_certifier(card: CertifierCard, norms: Iterable[Norm] | None = None) ->
 
 def run_certifier_check(name: str, card: CertifierCard, norm: Norm) -> CheckResult:
     """Run one check, with what ``known_failures`` foretells taken into account."""
-    expected = card.known_failures.get(f"{name}/{norm}", card.known_failures.get(name, ""))
-    try:
-        CERTIFIER_CHECKS[name](card, norm)
-    except Exception as error:  # a check that crashes must read as a failure, never as a missing row
-        own = isinstance(error, RobustscopeError)
-        message = str(error) if own else f"{type(error).__name__} was raised inside the check: {error}"
-        return CheckResult(name, norm, bool(expected), expected, message)
-    message = (
-        f"{card.name!r} keeps {name!r}, which known_failures says it does not. Remove the entry." if expected else ""
-    )
-    return CheckResult(name, norm, not expected, expected, message)
+    return outcome(CERTIFIER_CHECKS[name], name, card, norm)

@@ -285,7 +285,7 @@ class Bench:
             found[rows] = self.run(which, rows=rows, on=on, changes=changes).success
         return found
 
-    def excess(self, found: Tensor, evidence: str, of: str = "") -> Reading:
+    def excess(self, found: Tensor, evidence: str) -> Reading:
         """Return the reading of samples ``found`` (bool (B,)) that should have been broken before."""
         count, share = int(found.sum()), float(found.double().mean())
         return Reading(

@@ -8,7 +8,7 @@ import torch
 
 from robustscope.geometry import balls
 from robustscope.geometry.rules import is_adversarial
-from robustscope.probes.bench import Bench, Reading, share
+from robustscope.probes.bench import AttackText, Bench, Reading, share
 from robustscope.probes.cards import register, runs_of
 
 GROWING = (0.02, 0.05, 0.1, 0.2, 0.4)
@@ -57,10 +57,7 @@ def noise_finds_no_more(bench: Bench) -> Reading:
 )
 def reference_finds_no_more(bench: Bench) -> Reading:
     """Attack what is left with the reference."""
-    if bench.reference is None:
-        return Reading(None, "no reference was given")
-    more = bench.beyond(bench.reference, on=bench.model)
-    return bench.excess(more, f"{bench.reference[0]} breaks {share(int(more.sum()), len(more))} samples that were left")
+    return _beyond(bench, bench.reference, "no reference was given")
 
 
 @register(
@@ -77,10 +74,7 @@ def reference_finds_no_more(bench: Bench) -> Reading:
 )
 def scores_find_no_more(bench: Bench) -> Reading:
     """Attack what is left by scores alone."""
-    if bench.scores is None:
-        return Reading(None, "no attack by scores was given")
-    more = bench.beyond(bench.scores, on=bench.model)
-    return bench.excess(more, f"{bench.scores[0]} breaks {share(int(more.sum()), len(more))} samples that were left")
+    return _beyond(bench, bench.scores, "no attack by scores was given")
 
 
 @register(
@@ -95,10 +89,9 @@ def scores_find_no_more(bench: Bench) -> Reading:
 )
 def decisions_find_no_more(bench: Bench) -> Reading:
     """Attack what is left by decisions alone."""
-    if bench.decisions is None:
-        return Reading(None, f"no attack by decisions was given, or none is defined in {bench.threat.norm}")
-    more = bench.beyond(bench.decisions, on=bench.model)
-    return bench.excess(more, f"{bench.decisions[0]} breaks {share(int(more.sum()), len(more))} samples that were left")
+    return _beyond(
+        bench, bench.decisions, f"no attack by decisions was given, or none is defined in {bench.threat.norm}"
+    )
 
 
 @register(
@@ -191,3 +184,11 @@ def one_attack_is_the_worst_case(bench: Bench) -> Reading:
     text = f"all runs together break {share(int(more.sum()), len(more))} samples that the evaluation left"
     found = more.double().mean().item()
     return Reading(int(more.sum()) <= limit, text, found, limit / len(more), more)
+
+
+def _beyond(bench: Bench, rival: AttackText | None, absent: str) -> Reading:
+    """Attack what is left with a rival on the model itself; ``absent`` says why there is none."""
+    if rival is None:
+        return Reading(None, absent)
+    more = bench.beyond(rival, on=bench.model)
+    return bench.excess(more, f"{rival[0]} breaks {share(int(more.sum()), len(more))} samples that were left")
