@@ -25,6 +25,7 @@ from torch import Tensor
 from robustscope.analyses.intervals import proportion
 from robustscope.attacks.compose import attack
 from robustscope.certify import certify
+from robustscope.core.draws import permutation
 from robustscope.core.types import ThreatModel
 from robustscope.data.datasets import load_data
 from robustscope.data.selection import stratified
@@ -50,6 +51,10 @@ CASES = {
     "resnet2b-2": Case("cifar10_resnet2b_adv", "eran100", "2/255", ("crown", "alpha_crown"), RESNET.format(26.88)),
     "resnet2b-1-jpeg": Case("cifar10_resnet2b_adv", "jpeg", "1/255", ("crown",), RESNET.format(57.16)),
     "resnet2b-2-jpeg": Case("cifar10_resnet2b_adv", "jpeg", "2/255", ("crown",), RESNET.format(26.88)),
+    "resnet2b-1-exact": Case("cifar10_resnet2b_adv", "exact", "1/255", ("crown",), RESNET.format(57.16)),
+    "resnet2b-1-recoded": Case("cifar10_resnet2b_adv", "recoded", "1/255", ("crown",), RESNET.format(57.16)),
+    "resnet2b-2-exact": Case("cifar10_resnet2b_adv", "exact", "2/255", ("crown",), RESNET.format(26.88)),
+    "resnet2b-2-recoded": Case("cifar10_resnet2b_adv", "recoded", "2/255", ("crown",), RESNET.format(26.88)),
     "cnn_a_adv": Case(
         "cifar10_sdp_cnn_a_adv", "sdp200", "2/255", ("crown", "alpha_crown", "deepz"), CNN_A.format(45.5, 50.0)
     ),
@@ -77,8 +82,15 @@ def images(kind: str, shared: Path, count: int) -> tuple[list[int], Tensor, Tens
     with (folder / "cifar10" / "test-exact-subset.csv").open() as file:
         record = {int(row["original_test_index"]): int(row["record"]) for row in csv.DictReader(file)}
     lists = json.loads((folder / "index-lists.json").read_text())
-    ids = list(range(100)) if kind == "eran100" else lists["cifar10_sdp200"]["index"]
-    ids = ids[:count]
+    wanted = {
+        "eran100": list(range(100)),
+        "sdp200": lists["cifar10_sdp200"]["index"],
+        "exact": [list(record)[i] for i in permutation(0, "exact", len(record))],
+    }
+    ids = wanted["exact" if kind == "recoded" else kind][:count]
+    if kind == "recoded":
+        data = load_data(f"cifar10:{folder}/cifar10/cifar-10-binary-jpegdecoded.tar.xz")
+        return ids, data.read(ids), torch.as_tensor(data.labels[ids])
     rows = np.fromfile(folder / "cifar10" / "test-exact-subset.bin", np.uint8).reshape(-1, 3073)[
         [record[i] for i in ids]
     ]

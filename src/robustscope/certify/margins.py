@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -97,13 +98,27 @@ class Work:
 
     def certificate(self) -> Certificate:
         """Return what was found."""
-        good = (self.margin > self.allowance).tolist()
-        late = self.late.tolist()
-        status: tuple[Status, ...] = tuple(
-            "verified" if a else "timeout" if b else "unknown" for a, b in zip(good, late, strict=True)
-        )
+        status = statuses(self.margin > self.allowance, self.late)
         seconds = time.perf_counter() - self.began
         return Certificate(self.margin, status, torch.ones_like(self.rows), self.rows, seconds)
+
+
+def statuses(verified: Tensor, late: Tensor) -> tuple[Status, ...]:
+    """Return the status of each sample: "verified", else "timeout" where it is late, else "unknown"."""
+    pairs = zip(verified.tolist(), late.tolist(), strict=True)
+    return tuple("verified" if good else "timeout" if slow else "unknown" for good, slow in pairs)
+
+
+def clock(timeout: float | None) -> tuple[float, float]:
+    """Return when a call begins and when its time is up, of ``time.perf_counter``.
+
+    Raises:
+        InvalidValue: for a timeout that is not above 0.
+    """
+    if timeout is not None and not timeout > 0:
+        raise InvalidValue(f"timeout={timeout} was given", "seconds > 0, or None, are allowed", "Write e.g. 60.")
+    began = time.perf_counter()
+    return began, math.inf if timeout is None else began + timeout
 
 
 def begin(model: Classifier, x: Tensor, y: Tensor, threat: ThreatModel, timeout: float | None = None) -> Work | None:
@@ -120,9 +135,7 @@ def begin(model: Classifier, x: Tensor, y: Tensor, threat: ThreatModel, timeout:
         InvalidValue: for a network that cannot be traced, labels that are no classes, or a timeout that is not above 0.
         ModelError: if the traced network is not the model.
     """
-    if timeout is not None and not timeout > 0:
-        raise InvalidValue(f"timeout={timeout} was given", "seconds > 0, or None, are allowed", "Write e.g. 60.")
-    began = time.perf_counter()
+    began, deadline = clock(timeout)
     if not len(x):
         return None
     graph, logits = trace(model, x)
@@ -137,7 +150,7 @@ def begin(model: Classifier, x: Tensor, y: Tensor, threat: ThreatModel, timeout:
         allowance=ROUNDING.get(x.dtype, 1e-5) * (1 + logits.abs().amax(1)),
         hopeless=logits.argmax(1) != y,
         late=none,
-        deadline=torch.inf if timeout is None else began + timeout,
+        deadline=deadline,
         began=began,
     )
 
