@@ -171,7 +171,7 @@ def test_the_deployed_vote_is_another_classifier_and_attacks_see_it():
     contrary = predict(model, outcome.result.x_adv, draws=of(6, "check"), noise=0.3, votes=2000)
     broken = (contrary != y) & (contrary != ABSTAINED)
     assert not (broken & certificate.verified).any()
-    beyond = attack("pgd", vote, x, y, "l2:0.9", steps=3).result.x_adv
+    beyond = attack("pgd", vote, x, y, "l2:0.9", steps=15, relative_step_size=0.3).result.x_adv
     contrary = predict(model, beyond, draws=of(6, "check"), noise=0.3, votes=2000)
     near = distance < 0.6  # what lies within the ball must be found, or the check above is idle
     assert bool(near.any())
