@@ -121,7 +121,14 @@ def clock(timeout: float | None) -> tuple[float, float]:
     return began, math.inf if timeout is None else began + timeout
 
 
-def begin(model: Classifier, x: Tensor, y: Tensor, threat: ThreatModel, timeout: float | None = None) -> Work | None:
+def begin(
+    model: Classifier,
+    x: Tensor,
+    y: Tensor,
+    threat: ThreatModel,
+    timeout: float | None = None,
+    dtype: torch.dtype | None = None,
+) -> Work | None:
     """Trace the model and lay out the batch; None for an empty batch.
 
     Args:
@@ -130,6 +137,7 @@ def begin(model: Classifier, x: Tensor, y: Tensor, threat: ThreatModel, timeout:
         y: int64 (B,), true classes.
         threat: norm, radius, bounds.
         timeout: seconds for the call, or None.
+        dtype: in which to compute, if not that of ``x``; what the model's own rounding is allowed stays that of ``x``.
 
     Raises:
         InvalidValue: for a network that cannot be traced, labels that are no classes, or a timeout that is not above 0.
@@ -138,16 +146,18 @@ def begin(model: Classifier, x: Tensor, y: Tensor, threat: ThreatModel, timeout:
     began, deadline = clock(timeout)
     if not len(x):
         return None
-    graph, logits = trace(model, x)
+    graph, logits = trace(model, x, dtype)
+    region = Region.of(threat, x, dtype)
+    allowance = ROUNDING.get(x.dtype, 1e-5) * (1 + logits.abs().amax(1))
     none = torch.zeros(len(x), dtype=torch.bool, device=x.device)
     return Work(
         graph=graph,
-        region=Region.of(threat, x),
-        forms=margin_forms(graph, y, x),
+        region=region,
+        forms=margin_forms(graph, y, region.x),
         logits=logits,
-        margin=x.new_full((len(x),), -torch.inf),
+        margin=region.x.new_full((len(x),), -torch.inf),
         rows=torch.zeros(len(x), dtype=torch.int64, device=x.device),
-        allowance=ROUNDING.get(x.dtype, 1e-5) * (1 + logits.abs().amax(1)),
+        allowance=allowance.to(region.x),
         hopeless=logits.argmax(1) != y,
         late=none,
         deadline=deadline,
