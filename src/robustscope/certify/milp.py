@@ -49,7 +49,6 @@ DUAL = 1e-7
     bibtex=BIBTEX,
     norms=("linf", "l1"),
     layers=tuple(layer for layer in LAYERS if layer not in CURVES),
-    quick={"margins": "exact"},
 )
 def milp(
     model: Classifier,
@@ -149,7 +148,7 @@ class _Search:
             return
         last, forms = len(work.graph.nodes) - 1, work.forms[row]
         known = backward(bounds, last, forms, close=True)[0].cpu().numpy()
-        limit = float(work.allowance[row])
+        limit = lowest = float(work.allowance[row])
         tolerance = 1e-6 + DUAL * float(np.sum(np.subtract(program.high, program.low)))
         for j in np.argsort(known, kind="stable"):
             if known[j] > (known.min() if self.exact else limit):
@@ -161,7 +160,8 @@ class _Search:
                 known[j] = max(known[j], answer.bound - tolerance)
             if answer.late:
                 work.late[row] = True
-            fell = answer.point is not None and answer.value < limit and self._breaks(row, answer.point)
+            fell = answer.point is not None and answer.value < lowest and self._breaks(row, answer.point)
+            lowest = answer.value if fell else lowest
             if answer.late or (not self.exact and (fell or known[j] <= limit)):
                 break
         margin = work.margin.new_tensor([known.min()])

@@ -70,6 +70,13 @@ def _margins(card: CertifierCard, model: Classifier, x: Tensor, y: Tensor) -> Te
     return margin(logits if card.sound == "deterministic" else logits.softmax(1), y)
 
 
+def _networks(card: CertifierCard, dtype: torch.dtype, count: int) -> tuple[Problem, ...]:
+    """Return networks that a certifier can pass: with curves and with kinks, or a small one where curves are too much."""
+    if card.layers and "Tanh" not in card.layers:
+        return (problems.small_relu(dtype, count),)
+    return problems.smooth_cnn(dtype, count), problems.normalised_cnn(dtype, count)
+
+
 def _broken(card: CertifierCard, seen: str, allowed: str, remedy: str) -> ContractBroken:
     return ContractBroken(f"the certifier {card.name!r} {seen}", f"{allowed} is allowed", remedy)
 
@@ -78,7 +85,7 @@ def keeps_form(card: CertifierCard, norm: Norm) -> None:
     """One finite bound, one status and counts for each sample, in the dtype of the inputs; also for one sample and none."""
     for dtype in (torch.float32, torch.float64):
         for count, factor in ((5, 0.1), (5, 3.0), (1, 1.0), (0, 1.0)):
-            problem = problems.smooth_cnn(dtype, 5)
+            problem = _networks(card, dtype, 5)[0]
             found = _call(card, problem, ThreatModel(norm, factor * MODERATE[norm]), slice(0, count))
             bound = found.lower_margin
             wrong = [
@@ -113,9 +120,8 @@ def _lowest(card: CertifierCard, model: Classifier, problem: Problem, threat: Th
 def is_never_broken(card: CertifierCard, norm: Norm) -> None:
     """No point of the threat set that noise or PGD finds has a margin below the bound, whether verified or not."""
     sure = card.sound == "deterministic"
-    relu = problems.normalised_cnn(torch.float64, 6)
-    networks = (problems.smooth_cnn(torch.float64, 6), relu, problems.linear_boxed(torch.float64, 6))
-    for problem in networks if sure else (problems.linear_boxed(torch.float64, 6),):  # a vote costs a hundred passes
+    networks = (*(_networks(card, torch.float64, 6) if sure else ()), problems.linear_boxed(torch.float64, 6))
+    for problem in networks:  # a vote costs a hundred passes, so of it the linear problem is enough
         for factor in (0.1, 0.5, 2.0):
             threat = ThreatModel(norm, factor * MODERATE[norm])
             model, tolerance = _certified(card, problem)
@@ -154,7 +160,7 @@ def solves_the_linear_problem(card: CertifierCard, norm: Norm) -> None:
 
 def zero_epsilon_gives_the_clean_margin(card: CertifierCard, norm: Norm) -> None:
     """With a radius of zero the bound is the clean margin (1e-6), or, of what is only probable, not above it."""
-    for problem in (problems.smooth_cnn(torch.float64, 5), problems.normalised_cnn(torch.float64, 5)):
+    for problem in _networks(card, torch.float64, 5):
         model, tolerance = _certified(card, problem)
         clean, found = _margins(card, model, problem.x, problem.y), _call(card, problem, ThreatModel(norm, 0.0))
         # Of more than two classes a vote's runner-up is taken to hold all other votes, and one that is lost says nothing.
@@ -173,7 +179,7 @@ def zero_epsilon_gives_the_clean_margin(card: CertifierCard, norm: Norm) -> None
 
 def verifies_more_in_smaller_balls(card: CertifierCard, norm: Norm) -> None:
     """What is verified at a radius is verified at half of it."""
-    for problem in (problems.smooth_cnn(torch.float64, 8), problems.normalised_cnn(torch.float64, 8)):
+    for problem in _networks(card, torch.float64, 8):
         small, large = (_call(card, problem, ThreatModel(norm, f * MODERATE[norm])) for f in (0.05, 0.1))
         lost = large.verified & ~small.verified
         if bool(lost.any()):
@@ -182,7 +188,7 @@ def verifies_more_in_smaller_balls(card: CertifierCard, norm: Norm) -> None:
 
 def couples_no_samples(card: CertifierCard, norm: Norm) -> None:
     """Each sample alone, and all in another order with radii of their own, give the same bounds (1e-9)."""
-    problem = problems.smooth_cnn(torch.float64, 5)
+    problem = _networks(card, torch.float64, 5)[0]
     radii = tuple(MODERATE[norm] * factor for factor in (0.02, 0.1, 0.3, 0.05, 1.0))
     whole = _call(card, problem, ThreatModel(norm, radii))
     for rows in (*torch.arange(5).split(1), torch.tensor([3, 1, 4, 0, 2])):
@@ -200,7 +206,7 @@ def couples_no_samples(card: CertifierCard, norm: Norm) -> None:
 
 def leaves_no_trace(card: CertifierCard, norm: Norm) -> None:
     """Model, inputs, global generators and the terminal are as before; the rows sent forward are those reported."""
-    problem = problems.normalised_cnn(n=4)
+    problem = _networks(card, torch.float32, 4)[-1]
     parameters = list(problem.module.parameters())
     parameters[0].requires_grad_(False)
     parameters[1].grad = torch.full_like(parameters[1], 0.25)
