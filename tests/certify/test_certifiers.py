@@ -1,5 +1,6 @@
 """Bounds hold at sampled points of many networks, and nothing but the inputs decides them."""
 
+import time
 from pathlib import Path
 
 import pytest
@@ -141,12 +142,50 @@ def test_float32_agrees(name):
 
 def test_time_that_is_up_is_said():
     model, x, y = network("residual")
-    for method in ("crown", "alpha_crown", "deepz"):
+    for method in ("ibp", "crown", "alpha_crown", "deepz"):
         found = certify(method, model, x, y, ThreatModel("linf", 0.5), timeout=1e-9)
         assert set(found.status) == {"timeout"}
         assert not found.verified.any()
     found = certify("crown", model, x, y, ThreatModel("linf", 0.001), timeout=600.0)
     assert set(found.status) == {"verified"}
+
+
+def test_time_that_is_up_inside_a_layer_ends_the_call_and_keeps_what_is_sound(monkeypatch):
+    model, x, y = network("residual")
+    threat, more = ThreatModel("linf", 0.02), {"stop_early": False, "memory": 1}
+    monkeypatch.setattr("robustscope.certify.bounds.capacity_of", lambda *given: 3)
+    whole = certify("crown", model, x, y, threat, **more)
+    calls, now = [], time.perf_counter()
+    # A clock of which every look costs a second.
+    monkeypatch.setattr("robustscope.certify.bounds.time.perf_counter", lambda: calls.append(0) or now + len(calls))
+    found = certify("crown", model, x, y, threat, timeout=float(20), **more)
+    assert "timeout" in found.status
+    assert bool((found.rows < whole.rows).any())
+    assert bool((found.lower_margin <= whole.lower_margin + 1e-9).all())
+
+
+@pytest.mark.parametrize(
+    ("method", "budget"), [("crown", "most_forms"), ("alpha_crown", "most_forms"), ("deepz", "most_terms")]
+)
+def test_a_budget_of_forms_is_kept_and_is_the_same_for_every_cut(method, budget):
+    model, x, y = network("residual")
+    more, threat = FULL.get(method, {}), ThreatModel("linf", (0.02, 0.002, 0.05, 0.01))
+    free = certify(method, model, x, y, threat, **more)
+    limit = int(free.rows.median())
+    found = certify(method, model, x, y, threat, **more, **{budget: limit})
+    assert "timeout" in found.status
+    assert set(found.status) != {"timeout"}
+    assert bool((found.lower_margin <= free.lower_margin + 1e-9).all())
+    late = torch.tensor([status == "timeout" for status in found.status])
+    assert torch.allclose(found.lower_margin[~late], free.lower_margin[~late], rtol=0, atol=1e-9)
+    for i in range(4):
+        alone = certify(
+            method, model, x[i : i + 1], y[i : i + 1], threat.select(torch.tensor([i])), **more, **{budget: limit}
+        )
+        assert alone.status == found.status[i : i + 1]
+        assert torch.allclose(alone.lower_margin, found.lower_margin[i : i + 1], rtol=0, atol=1e-9)
+    with pytest.raises(InvalidValue, match=budget):
+        certify(method, model, x, y, threat, **{budget: 0})
 
 
 def test_misclassified_samples_are_never_verified():

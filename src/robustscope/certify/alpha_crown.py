@@ -46,6 +46,7 @@ def alpha_crown(
     step_size: float = 0.1,
     intermediate: Intermediate = "crown",
     memory: int = 64,
+    most_forms: int | None = None,
     timeout: float | None = None,
 ) -> Certificate:
     """Maximise CROWN's bound over the slopes of the lines below open ReLUs.
@@ -63,6 +64,7 @@ def alpha_crown(
         step_size: of Adam, > 0; it shrinks by 2 % with each step.
         intermediate: where the bounds of hidden values come from: "crown", or "ibp".
         memory: mebibytes that one batch of forms may take.
+        most_forms: as in :func:`crown`; a sample that needs more for the bounds of hidden values is not optimised.
         timeout: seconds for the call; samples that are not verified by then are "timeout". None: no limit.
 
     Returns:
@@ -91,7 +93,7 @@ def alpha_crown(
         for part in torch.arange(len(rows), device=x.device).split(size):
             _Ascent(work, rows[part], bounds.select(part)).run(steps, step_size)
 
-    relax(work, intermediate, True, memory, optimise)
+    relax(work, intermediate, True, memory, most_forms, optimise)
     return work.certificate()
 
 

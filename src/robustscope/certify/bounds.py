@@ -8,6 +8,8 @@ value over the region is known.
 
 from __future__ import annotations
 
+import math
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal, NamedTuple
@@ -34,6 +36,21 @@ class Span(NamedTuple):
         return Span(self.lower[rows], self.upper[rows])
 
 
+class Limit(NamedTuple):
+    """What closer bounds may cost.
+
+    Args:
+        forms: most linear forms of hidden values that a sample may send backward; None for any number.
+        deadline: of ``time.perf_counter``.
+    """
+
+    forms: int | None = None
+    deadline: float = math.inf
+
+
+UNLIMITED = Limit()
+
+
 @dataclass(eq=False)
 class Bounds:
     """What is known of a network over a region.
@@ -45,6 +62,7 @@ class Bounds:
         lines: lines of the nonlinear nodes that act on single values.
         rows: int64 (B,), linear forms that each sample has sent backward.
         exact: nodes whose bounds no method can improve.
+        spent: bool (B,), samples that a limit has kept from closer bounds; what they have is sound.
     """
 
     graph: Graph
@@ -53,6 +71,7 @@ class Bounds:
     lines: dict[int, Lines] = field(default_factory=dict)
     rows: Tensor = field(default_factory=lambda: torch.zeros(0, dtype=torch.int64))
     exact: set[int] = field(default_factory=set)
+    spent: Tensor = field(default_factory=lambda: torch.zeros(0, dtype=torch.bool))
 
     def select(self, rows: Tensor) -> Bounds:
         """Return what is known of some samples."""
@@ -63,10 +82,13 @@ class Bounds:
             {number: lines.select(rows) for number, lines in self.lines.items()},
             self.rows[rows],
             self.exact,
+            self.spent[rows],
         )
 
 
-def bound(graph: Graph, region: Region, intermediate: Intermediate = "ibp", memory: int = 256) -> Bounds:
+def bound(
+    graph: Graph, region: Region, intermediate: Intermediate = "ibp", memory: int = 256, limit: Limit = UNLIMITED
+) -> Bounds:
     """Return bounds of every nonlinear map's input, and its lines.
 
     Args:
@@ -75,8 +97,10 @@ def bound(graph: Graph, region: Region, intermediate: Intermediate = "ibp", memo
         intermediate: "ibp" stops at intervals; "crown" carries the forms of every value back whose interval still
             leaves room, which for ReLU are those whose sign is open.
         memory: mebibytes that one batch of forms may take at its widest.
+        limit: of what they may cost; a sample that reaches it keeps the intervals that it has.
     """
-    bounds = Bounds(graph, region, rows=torch.zeros(len(region.x), dtype=torch.int64, device=region.x.device))
+    count = torch.zeros(len(region.x), dtype=torch.int64, device=region.x.device)
+    bounds = Bounds(graph, region, rows=count, spent=count > 0)
     images: dict[int, Tensor] = {}  # for maps of single values from the input on: the factor of each
     for number, node in enumerate(graph.nodes):
         operation = node.operation
@@ -92,7 +116,7 @@ def bound(graph: Graph, region: Region, intermediate: Intermediate = "ibp", memo
         else:
             before = node.inputs[0]
             if intermediate == "crown" and before not in bounds.exact:
-                tighten(bounds, before, operation, memory)
+                tighten(bounds, before, operation, memory, limit)
                 bounds.exact.add(before)  # not twice for two maps of one value
             span = bounds.spans[before]
             bounds.spans[number] = Span(operation.value(span.lower), operation.value(span.upper))
@@ -132,13 +156,13 @@ def _use_ball(bounds: Bounds, images: dict[int, Tensor], number: int, operation:
     bounds.spans[number] = Span(torch.maximum(span.lower, middle - reach), torch.minimum(span.upper, middle + reach))
 
 
-def tighten(bounds: Bounds, number: int, operation: Nonlinear | MaxPool, memory: int) -> None:
+def tighten(bounds: Bounds, number: int, operation: Nonlinear | MaxPool, memory: int, limit: Limit = UNLIMITED) -> None:
     """Replace the interval of a node by backward bounds where those are closer and it matters for ``operation``."""
     span = bounds.spans[number]
     for sign in (1.0, -1.0):
         # Under a ReLU, a value whose lower bound has just been found to be >= 0 needs no upper bound any more.
         loose = operation.loose(*span) if isinstance(operation, Nonlinear) else span.lower < span.upper
-        found = _values(bounds, number, loose.flatten(1), sign, memory)
+        found = _values(bounds, number, loose.flatten(1), sign, memory, limit)
         if sign > 0:
             span = Span(torch.maximum(span.lower, found.view_as(span.lower)), span.upper)
         else:
@@ -148,18 +172,24 @@ def tighten(bounds: Bounds, number: int, operation: Nonlinear | MaxPool, memory:
     bounds.spans[number] = span
 
 
-def _values(bounds: Bounds, number: int, wanted: Tensor, sign: float, memory: int) -> Tensor:
+def _values(bounds: Bounds, number: int, wanted: Tensor, sign: float, memory: int, limit: Limit) -> Tensor:
     """Return lower bounds of ``sign`` times the wanted values (B, d) of a node; -inf for the others."""
     graph, found = bounds.graph, torch.full_like(bounds.spans[number].lower.flatten(1), -torch.inf)
     counts = wanted.sum(1)
-    bounds.rows += counts
+    if limit.forms is not None:
+        bounds.spent |= bounds.rows + counts > limit.forms
+    counts = counts.masked_fill(bounds.spent, 0)
     capacity = capacity_of(graph, number, found, memory)
     order = counts.argsort(descending=True, stable=True)  # samples with as many open values together
     order = order[counts[order] > 0]
     while len(order):
+        if time.perf_counter() > limit.deadline:
+            bounds.spent[order] = True
+            break
         most = int(counts[order[0]])
         group, order = order[: max(1, capacity // most)], order[max(1, capacity // most) :]
         part = bounds.select(group)
+        bounds.rows[group] += counts[group]
         # Positions of the wanted values, each sample's own first; the rest of a row repeats positions not wanted.
         places = wanted[group].to(torch.int8).argsort(dim=1, descending=True, stable=True)[:, :most]
         for piece in places.split(capacity, 1):

@@ -165,6 +165,16 @@ def begin(
     )
 
 
+def check_limit(name: str, value: int | None) -> None:
+    """Refuse a budget that is neither None nor 1 or more.
+
+    Raises:
+        InvalidValue: naming it.
+    """
+    if value is not None and value < 1:
+        raise InvalidValue(f"{name}={value} was given", "an integer >= 1, or None, is allowed", "Leave it out.")
+
+
 def empty(x: Tensor) -> Certificate:
     """Return the certificate of no samples."""
     none = torch.zeros(0, dtype=torch.int64, device=x.device)

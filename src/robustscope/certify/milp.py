@@ -109,7 +109,7 @@ def milp(
         return empty(x)
     check_layers(work.graph)
     search = _Search(model, x, y, threat, work, margins == "exact", sample_timeout, binaries)
-    relax(work, "crown", True, memory, search.settle)
+    relax(work, "crown", True, memory, then=search.settle)
     proof = work.certificate()
     margin = proof.lower_margin.to(x.dtype)
     return replace(proof, lower_margin=margin, forward=proof.forward + search.tries, x_adv=search.found)
