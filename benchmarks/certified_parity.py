@@ -70,11 +70,12 @@ CASES = {
 def images(kind: str, shared: Path, count: int) -> tuple[list[int], Tensor, Tensor]:
     """Return the original test indices, the images and the labels of a case: the first ``count`` of its list."""
     folder = shared / "data"
+    if kind == "fashion":
+        return _idx(folder / "fashion-mnist-sample", "sprite900", range(0, 900, max(1, 900 // count)))
+    if kind == "mnist_spread":
+        return _idx(folder / "mnist", "t10k", range(0, 10000, max(1, 10000 // count)))
     if kind == "mnist":
-        raw = gzip.decompress(next((folder / "mnist").glob("t10k-images*")).read_bytes())
-        labels = gzip.decompress(next((folder / "mnist").glob("t10k-labels*")).read_bytes())
-        x = np.frombuffer(raw, np.uint8, offset=16).reshape(-1, 1, 28, 28)[:count]
-        return list(range(len(x))), _tensor(x), torch.tensor(list(labels[8 : 8 + count]))
+        return _idx(folder / "mnist", "t10k", range(count))
     if kind == "jpeg":
         data = load_data(f"cifar10:{folder}/cifar10/cifar-10-binary-jpegdecoded.tar.xz")
         ids = stratified(data.labels, count, 0)
@@ -95,6 +96,13 @@ def images(kind: str, shared: Path, count: int) -> tuple[list[int], Tensor, Tens
         [record[i] for i in ids]
     ]
     return ids, _tensor(rows[:, 1:].reshape(-1, 3, 32, 32)), torch.tensor(rows[:, 0].astype(np.int64))
+
+
+def _idx(folder: Path, start: str, wanted: range) -> tuple[list[int], Tensor, Tensor]:
+    """Return some images of 28 x 28 pixels and their labels from a pair of IDX files."""
+    raw, labels = (gzip.decompress(next(folder.glob(f"{start}-{kind}*")).read_bytes()) for kind in ("images", "labels"))
+    x = np.frombuffer(raw, np.uint8, offset=16).reshape(-1, 1, 28, 28)[list(wanted)]
+    return list(wanted), _tensor(x), torch.tensor([labels[8 + i] for i in wanted])
 
 
 def _tensor(pixels: np.ndarray) -> Tensor:
