@@ -169,7 +169,8 @@ def test_time_that_is_up_inside_a_layer_ends_the_call_and_keeps_what_is_sound(mo
 )
 def test_a_budget_of_forms_is_kept_and_is_the_same_for_every_cut(method, budget):
     model, x, y = network("residual")
-    more, threat = FULL.get(method, {}), ThreatModel("linf", (0.02, 0.002, 0.05, 0.01))
+    more = {"alpha_crown": {"hidden_steps": 0}, **FULL}.get(method, {})
+    threat = ThreatModel("linf", (0.02, 0.002, 0.05, 0.01))
     free = certify(method, model, x, y, threat, **more)
     limit = int(free.rows.median())
     found = certify(method, model, x, y, threat, **more, **{budget: limit})
@@ -186,6 +187,21 @@ def test_a_budget_of_forms_is_kept_and_is_the_same_for_every_cut(method, budget)
         assert torch.allclose(alone.lower_margin, found.lower_margin[i : i + 1], rtol=0, atol=1e-9)
     with pytest.raises(InvalidValue, match=budget):
         certify(method, model, x, y, threat, **{budget: 0})
+
+
+def test_closer_hidden_bounds_verify_more_and_stay_below_every_point():
+    gained = 0
+    for name in ("relu", "leaky", "residual"):
+        model, x, y = network(name)
+        for epsilon in (0.01, 0.02, 0.04):
+            threat = ThreatModel("linf", epsilon)
+            once, both = (certify("alpha_crown", model, x, y, threat, hidden_steps=n) for n in (0, 8))
+            is_open = ~once.verified
+            assert bool((both.lower_margin >= once.lower_margin - 1e-9).all())
+            assert bool((both.lower_margin <= lowest(model, x, y, threat, 6) + 1e-9).all())
+            assert bool((both.rows > once.rows)[is_open].all())
+            gained += int((both.lower_margin > once.lower_margin + 1e-3)[is_open].sum())
+    assert gained >= 6
 
 
 def test_misclassified_samples_are_never_verified():

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from robustscope.certify.bounds import Bounds, Intermediate, Limit, backward, bound, capacity_of
+from robustscope.certify.bounds import Bounds, Effort, Intermediate, backward, bound, capacity_of
 from robustscope.certify.cards import register
 from robustscope.certify.ibp import by_intervals
 from robustscope.certify.layers import LAYERS
@@ -118,7 +118,7 @@ def relax(
                 follow(left, bounds)
 
     def close(rows: Tensor) -> None:
-        bounds = bound(work.graph, work.region.select(rows), "crown", memory, Limit(most_forms, work.deadline))
+        bounds = bound(work.graph, work.region.select(rows), "crown", memory, Effort(most_forms, work.deadline))
         margins_back(work, rows, bounds, memory)
         work.late[rows[bounds.spent]] = True
         follow(rows[~bounds.spent], bounds.select(~bounds.spent))
