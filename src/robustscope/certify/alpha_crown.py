@@ -41,8 +41,8 @@ def alpha_crown(
     threat: ThreatModel,
     *,
     steps: int = 20,
-    hidden_steps: int = 8,
-    step_size: float = 0.1,
+    hidden_steps: int = 5,
+    step_size: float = 0.25,
     intermediate: Intermediate = "crown",
     memory: int = 64,
     most_forms: int | None = None,
@@ -85,7 +85,7 @@ def alpha_crown(
         raise InvalidValue(
             f"steps={steps}, hidden_steps={hidden_steps} and step_size={step_size} were given",
             "steps >= 1, hidden_steps >= 0 and step_size > 0 are allowed",
-            "Try 20, 8, 0.1.",
+            "Try 20, 5, 0.25.",
         )
     work = begin(model, x, y, threat, timeout)
     if work is None:

@@ -50,7 +50,7 @@ class Effort(NamedTuple):
     forms: int | None = None
     deadline: float = math.inf
     steps: int = 0
-    step_size: float = 0.1
+    step_size: float = 0.25
 
 
 ONCE = Effort()
