@@ -283,3 +283,22 @@ def test_the_ladder_breaks_no_certificate_of_a_shared_network():
     threat = ThreatModel("linf", tuple(found.radius.tolist()))
     for name, more in (("ladder", {}), ("fab", {"steps": 5}), ("square", {"queries": 100})):
         assert not attack(name, model, data, y, threat, **more).verdict.success.any()
+
+
+@pytest.mark.shared
+@pytest.mark.skipif(not (SHARED / "models").is_dir(), reason="the shared models are not beside the project")
+def test_each_method_stands_in_its_place_on_a_shared_network():
+    model = load_model(str(SHARED / "models" / "mnist_toy_mlp_2x20.json")).classifier
+    data = problems._samples(5, 24, 1, 28, 28).float()
+    y = model.logits(data).argmax(1)
+    threat = ThreatModel("linf", 0.04)
+    found = {name: certify(name, model, data, y, threat) for name in ("ibp", "deepz", "crown", "alpha_crown", "milp")}
+    sure = {name: each.verified for name, each in found.items()}
+    assert not (sure["ibp"] & ~sure["deepz"]).any()
+    assert not (sure["crown"] & ~sure["alpha_crown"]).any()
+    assert not ((sure["deepz"] | sure["alpha_crown"]) & ~sure["milp"]).any()
+    assert int(sure["ibp"].sum()) < int(sure["milp"].sum()) < 24
+    # What the exact method does not verify, it breaks; what it verifies, nothing breaks.
+    broken = model.logits(found["milp"].x_adv).argmax(1) != y
+    assert torch.equal(broken, ~sure["milp"])
+    assert not (attack("ladder", model, data, y, threat).verdict.success & sure["milp"]).any()
