@@ -68,6 +68,7 @@ HELPERS = {
         "radius",
         "region",
         "relaxations",
+        "slopes",
     },
     "defenses": {"apply", "cards", "hgd"},
     "estimates": {"cards", "compose", "extrapolation", "points", "records", "weibull"},
