@@ -161,9 +161,6 @@ HELD_OUT: dict[str, Mask] = {
         "features before the last layer rounded to halves",
     ),
     "distilled": _scored(lambda z: (100 * z).softmax(1), "probabilities of logits a hundred times as large"),
-    "sigmoids": _scored(
-        lambda z: torch.sigmoid(100 * z), "one sigmoid for each class, of logits a hundred times as large"
-    ),
     "scrambled_gradient": _sloped(_scrambled, "the sign of half of the pixels' gradient turned"),
     "fainter_gradient": _sloped(lambda n, x: 1e-6 * n(x), "a gradient a millionth of its size"),
     "keyed_view": Mask(
