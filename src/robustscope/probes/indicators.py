@@ -63,7 +63,7 @@ def stable_predictions(bench: Bench) -> Reading:
 
 @register(
     "no_silent_success",
-    version=1,
+    version=2,
     source="Pintor et al., 2022, arXiv:2106.09947, indicator 3 (silent success)",
     measures="samples that were adversarial along the way, and are not as they were returned, at epsilon and at a quarter "
     "to four times of it",
