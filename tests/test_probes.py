@@ -410,7 +410,7 @@ def test_what_cannot_be_examined_is_refused():
 
 
 def bench_of(model, x, y, threat, **options):
-    _, bench = _bench(model, x, y, threat, pgd(), 0, None)
+    _, bench = _bench(model, x, y, threat, pgd(), Draws(0, tuple(range(len(x)))), None)
     return replace(bench, **options)
 
 
