@@ -18,10 +18,15 @@ from robustscope.certify.cards import certify
 from robustscope.core.errors import Contradiction, InvalidValue, UnknownName
 from robustscope.core.types import Certificate
 from robustscope.data import goodfellow, problems
+from robustscope.data.datasets import from_tensors
 from robustscope.data.masked import masked
+from robustscope.models.loading import from_module
 from robustscope.reports import summarise
 from robustscope.runs.audit import verdicts
+from robustscope.runs.config import Settings
+from robustscope.runs.evidence import verify_run
 from robustscope.runs.measured import read_measures
+from robustscope.runs.plan import Subjects
 from robustscope.runs.store import read_record, read_table, shard_path
 
 QUIET = {"trust": "off", "curve": (), "threads": 1}
@@ -150,9 +155,7 @@ def test_rows_do_not_depend_on_what_was_lost_and_run_again(whole, linear, tmp_pa
         shard_path(copy, index).unlink()
     (copy / "stages" / "001.json").unlink()
     request = whole.plan["request"]["settings"]
-    again = robustscope.evaluate(
-        network, data, "linf:0.08", out=copy, settings=robustscope.runs.config.Settings(**request)
-    )
+    again = robustscope.evaluate(network, data, "linf:0.08", out=copy, settings=Settings(**request))
     pd.testing.assert_frame_equal(read_measures(again.run), read_measures(whole.run))
     assert read_record(again.run)["trust"] == read_record(whole.run)["trust"]
 
@@ -193,7 +196,7 @@ def test_the_bracket_flags_an_estimate_that_is_fooled(problem):
     assert fooled["contradicts"].all()
     assert all(ABOVE in flags for flags in fooled["flags"])
     messages = [entry["message"] for entry in result.summary()["warnings"]]
-    assert any("do not quote clever" in message for message in messages)
+    assert any("Do not quote clever" in message for message in messages)
 
 
 class Strange(nn.Module):
@@ -274,10 +277,8 @@ def test_an_evaluation_without_measures_is_the_plan_it_was(linear):
 
 def test_certificates_are_verified_anew(whole, linear, monkeypatch):
     network, data, _ = linear
-    subjects = robustscope.runs.plan.Subjects(
-        (robustscope.models.loading.from_module(network, name="model"),), robustscope.data.datasets.from_tensors(*data)
-    )
-    check = robustscope.runs.evidence.verify_run(whole.run, subjects)
+    subjects = Subjects((from_module(network, name="model"),), from_tensors(*data))
+    check = verify_run(whole.run, subjects)
     assert check.failures.empty
     known = rows_of(whole, "certificate").query("holds == True")
     assert check.certificates == len(known) > 0
@@ -287,6 +288,6 @@ def test_certificates_are_verified_anew(whole, linear, monkeypatch):
         return replace(proof, status=("unknown",) * len(x))
 
     monkeypatch.setattr("robustscope.runs.evidence.certify", unsure)
-    check = robustscope.runs.evidence.verify_run(whole.run, subjects)
+    check = verify_run(whole.run, subjects)
     assert (len(check.failures), check.certificates) == (len(known), 0)
     assert check.failures["problem"].str.contains("says unknown now").all()

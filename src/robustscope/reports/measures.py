@@ -15,6 +15,8 @@ WITHOUT = (
     "the probes are defined for balls of the norms linf, l2 and l1 of a finite radius above 0, and need the gradients of "
     "the model"
 )
+MANY = 0.1
+"""Share of estimates that may be refuted before none of them should be quoted."""
 GRADES = {"trust": "trust", "doubt": "doubt", "do not trust this number": "distrust", None: "none"}
 
 
@@ -138,13 +140,19 @@ def measure_cautions(summary: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
                 if found["value"] is None:
                     yield "warning", f"{where}: {plain(found['sentence'])}."
     for entry in summary["brackets"]:
-        if entry["contradicted"]:
-            first = ", ".join(str(i) for i in entry["contradicted"][:5])
+        wrong = entry["contradicted"]
+        if wrong:
+            first = ", ".join(str(i) for i in wrong[:5])
+            many = len(wrong) > MANY * entry["estimated"]
+            means = (
+                f"Do not quote {entry['estimator']} for this model; it is what masked gradients look like."
+                if many
+                else "An estimate is no bound; those are refuted."
+            )
             yield (
-                "warning",
-                f"{len(entry['contradicted']):,} estimates of {entry['model']} in {entry['norm']} lie above the distance of an "
-                f"example that was found (samples {first}): do not quote {entry['estimator']} for this model. It is what "
-                "masked gradients look like.",
+                "warning" if many else "note",
+                f"{len(wrong):,} of {entry['estimated']:,} estimates of {entry['model']} in {entry['norm']} lie above the "
+                f"distance of an example that was found (sample {first}). {means}",
             )
         if entry["failed"]:
             yield "warning", f"{entry['failed']:,} rows of the bracket of {entry['model']} failed; they are gaps."

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -314,7 +315,7 @@ def forecast(plan: dict[str, Any]) -> dict[str, int]:
             forward += drawn * (searches * (most[0] + 4) - 1)
             backward += drawn * searches * most[1]
     measured = forecast_measures(plan)
-    return {"forward": forward + measured[0], "backward": backward + measured[1]}
+    return {"forward": math.ceil(forward + measured[0]), "backward": math.ceil(backward + measured[1])}
 
 
 def known_suites() -> dict[str, list[str]]:
