@@ -128,7 +128,9 @@ def test_a_certified_accuracy_is_a_rate_with_its_reason():
     said = certified_of({"certified": [line]}, "m", THREAT)[0]
     assert said["value"] == 0.4
     assert "3 samples are neither certified nor broken, 2 ran out of time" in said["sentence"]
-    assert "smoothed" in certified_of({"certified": [{**line, "sound": "probabilistic"}]}, "m", THREAT)[0]["sentence"]
+    other = certified_of({"certified": [{**line, "sound": "probabilistic", "undecided": None}]}, "m", THREAT)[0]
+    assert "of another classifier" in other["sentence"]
+    assert other["name"] == "crown (the vote under noise)"
     gap = {**line, "accuracy": None, "low": None, "high": None, "k": None, "reason": "2 ended in an error"}
     assert "withheld" in certified_of({"certified": [gap]}, "m", THREAT)[0]["sentence"]
     assert certified_of({"certified": [line]}, "other", THREAT) == []

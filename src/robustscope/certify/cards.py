@@ -42,6 +42,7 @@ class CertifierCard(Card):
         subject: (model, resolved hyper-parameters) -> the classifier that a certificate is about, where that is not the
             model itself; None where it is.
         quick: hyper-parameters for the contract checks.
+        cost: hyper-parameters -> most rows that one certificate of a sample sends forward through the model.
     """
 
     norms: tuple[Norm, ...] = ("linf",)
@@ -51,6 +52,7 @@ class CertifierCard(Card):
     stochastic: bool = False
     subject: Callable[[Classifier, Mapping[str, Any]], Classifier] | None = None
     quick: Mapping[str, Any] = field(default_factory=dict)
+    cost: Callable[[Mapping[str, Any]], int] = lambda parameters: 2
 
     def check(self, threat: ThreatModel) -> None:
         """Refuse a threat model that the certifier is not defined for.

@@ -47,6 +47,7 @@ ABSTAINED = -1
     access="decisions",
     stochastic=True,
     subject=lambda model, parameters: smooth(model, noise=parameters["noise"]),
+    cost=lambda p: 1 + p["first_votes"] + p["votes"],
     quick={"noise": 0.25, "first_votes": 50, "votes": 1000},
 )
 def smoothing(
