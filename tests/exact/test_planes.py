@@ -126,7 +126,7 @@ def test_reach_tells_the_way_and_its_length_for_directions_of_every_size(dtype):
     room = torch.where(delta > 0, 1 - x, torch.where(delta < 0, x, torch.zeros_like(x)))
     most = torch.linalg.vector_norm(room.flatten(1), dim=1)
     for share in (0.1, 0.7, 0.99, 2.0):
-        point, way, size = planes.reach(Bounds(0.0, 1.0), x, delta, share * most)
+        point, way, size, _ = planes.reach(Bounds(0.0, 1.0), x, delta, share * most)
         assert torch.equal(point, planes.stretch(Bounds(0.0, 1.0), x, delta, share * most))
         assert torch.equal(way, point - x)
         assert torch.equal(size, torch.linalg.vector_norm(way.flatten(1), dim=1))
