@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from robustscope.attacks.search import columns
+from robustscope.attacks.search import brought_inside, columns
 from robustscope.attacks.square_windows import plane
 from robustscope.core.draws import Draws
 from robustscope.core.errors import InvalidType, InvalidValue
@@ -83,9 +83,8 @@ class DecisionSearch:
 
         A sample for which none was found comes back as it is.
         """
-        inside = columns(balls.contains(self.threat, self.x, self.x_adv), self.x)
-        x_adv = torch.where(inside, self.x_adv, balls.project(self.threat, self.x, self.x_adv))
-        return AttackResult(x_adv, self.forward, torch.zeros_like(self.forward))
+        found = brought_inside(self.threat, self.x, self.x_adv)
+        return AttackResult(found, self.forward, torch.zeros_like(self.forward))
 
 
 def check_starts(x: Tensor, starts: Tensor | None, threat: ThreatModel) -> None:

@@ -124,7 +124,13 @@ def to_plane(norm: Norm, bounds: Bounds, x: Tensor, normal: Tensor, value: Tenso
 
 
 def nearest(
-    norm: Norm, bounds: Bounds, x: Tensor, normals: Tensor, gains: Tensor, sides: Tensor | None = None
+    norm: Norm,
+    bounds: Bounds,
+    x: Tensor,
+    normals: Tensor,
+    gains: Tensor,
+    sides: Tensor | None = None,
+    slope: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Return which of several planes is nearest to each sample inside the bounds, (B,), and the step to it, (B, *S).
 
@@ -139,9 +145,9 @@ def nearest(
         normals: (B, C, *S), directions of gain, C >= 1.
         gains: (B, C), >= 0, what is to be gained.
         sides: (B, C), factors +1 or -1 of the normals; None stands for ones.
+        slope: (B, C), what :func:`slopes` returns for them, where it is known already.
     """
-    dual = {"linf": 1, "l2": 2, "l1": torch.inf}[norm]
-    slope = torch.linalg.vector_norm(normals.flatten(2), dual, dim=2)
+    slope = slopes(norm, normals) if slope is None else slope
     finfo = torch.finfo(slope.dtype)
     # Where squares may have underflowed nothing is known of the distance.
     bound = torch.where(slope > 1e3 * finfo.tiny**0.5, gains / slope, torch.zeros_like(slope))
@@ -165,6 +171,16 @@ def nearest(
         rows = rows[nearer]
         choice[rows], shortest[rows], steps[rows] = plane[nearer], far[nearer], step[nearer]
     return choice, steps
+
+
+def slopes(norm: Norm, normals: Tensor) -> Tensor:
+    """Return how much each plane gains for a step of length 1, the dual norm of its normal: (B, C) of (B, C, *S)."""
+    flat = normals.flatten(2)
+    if norm == "l2":
+        return torch.linalg.vector_norm(flat, dim=2)
+    # One class after the other: what is in the cache for the absolute values is there for their sum.
+    sizes = (plane.abs() for plane in flat.unbind(1))
+    return torch.stack([size.sum(1) if norm == "linf" else size.amax(1) for size in sizes], 1)
 
 
 def stretch(bounds: Bounds, x: Tensor, delta: Tensor, length: Tensor) -> Tensor:
@@ -216,15 +232,15 @@ def reach(
         return Reached(x.clone(), torch.zeros_like(x), length.new_zeros(len(x)), torch.ones_like(length))
     finfo = torch.finfo(flat.dtype)
     full = torch.linalg.vector_norm(flat, dim=1)
-    most = torch.full_like(full, 1.0 if shorten_only else finfo.max**0.25)
+    most: Tensor | float = 1.0 if shorten_only else finfo.max**0.25
     tiny = full < finfo.tiny**0.25
     if tiny.any():  # squares of tiny values underflow: scaled by the largest, they do not
         largest = torch.where(tiny, flat.abs().amax(1).clamp_(min=finfo.tiny), torch.ones_like(full))
         flat, most = flat / largest[:, None], most * largest if shorten_only else most
         full = torch.linalg.vector_norm(flat, dim=1)
     # Without bounds this is s, inside them it is the least that s can be.
-    least = (length / full.clamp(min=finfo.tiny)).minimum(most)
-    scale = least if gain is None else (least * gain).minimum(most)
+    least = (length / full.clamp(min=finfo.tiny)).clamp_(max=most)
+    scale = least.clone() if gain is None else (least * gain).clamp_(max=most)
     # Operations in place touch two tensors instead of three: a third of the time where three do not fit the cache.
     point = torch.mul(flat, scale[:, None]).add_(start).clamp_(*bounds)
     way = point.clone().sub_(start)
@@ -233,7 +249,7 @@ def reach(
     low, high = length * (1 - near), length * (1 + near)
     rows = (((size < low) & (scale < most)) | (size > high)).nonzero()[:, 0]
     if len(rows):
-        scale = scale.clone()
+        most = torch.zeros_like(full) + most
         base, direction = start.index_select(0, rows), flat.index_select(0, rows)
     for _ in range(2 * flat.shape[1]):
         if not len(rows):
