@@ -201,12 +201,14 @@ def along(way: Tensor, gradients: Tensor, size: float, out: Tensor | None = None
     """
     slope = torch.linalg.vector_norm(gradients.flatten(1), dim=1)
     finfo = torch.finfo(slope.dtype)
-    plain = (slope > finfo.tiny**0.25) & (slope < finfo.max**0.25)
+    low, high = finfo.tiny**0.25, finfo.max**0.25
+    if not len(slope) or (slope.amin().item() > low and slope.amax().item() < high):
+        return torch.addcmul(way, gradients, columns(size / slope, way), out=out)
+    plain = (slope > low) & (slope < high)
     share = columns(torch.where(plain, size / slope, torch.zeros_like(slope)), way)
     moved = torch.addcmul(way, gradients, share, out=out)
-    if not plain.all():
-        rows = (~plain).nonzero()[:, 0]
-        moved[rows] += size * balls.steepest("l2", gradients[rows])
+    rows = (~plain).nonzero()[:, 0]
+    moved[rows] += size * balls.steepest("l2", gradients[rows])
     return moved
 
 

@@ -13,7 +13,6 @@ from torch import Tensor
 from robustscope.core.types import Bounds, Norm
 from robustscope.geometry.balls import length
 
-
 MOST_GAIN = 4.0
 """Largest gain that :func:`reach` passes on: where all values are at their bounds no gain is enough."""
 
@@ -233,30 +232,57 @@ def reach(
     finfo = torch.finfo(flat.dtype)
     full = torch.linalg.vector_norm(flat, dim=1)
     most: Tensor | float = 1.0 if shorten_only else finfo.max**0.25
-    tiny = full < finfo.tiny**0.25
-    if tiny.any():  # squares of tiny values underflow: scaled by the largest, they do not
+    if full.amin().item() < finfo.tiny**0.25:  # squares of tiny values underflow: scaled by the largest, they do not
+        tiny = full < finfo.tiny**0.25
         largest = torch.where(tiny, flat.abs().amax(1).clamp_(min=finfo.tiny), torch.ones_like(full))
         flat, most = flat / largest[:, None], most * largest if shorten_only else most
-        full = torch.linalg.vector_norm(flat, dim=1)
+        full = torch.linalg.vector_norm(flat, dim=1).clamp_(min=finfo.tiny)
     # Without bounds this is s, inside them it is the least that s can be.
-    least = (length / full.clamp(min=finfo.tiny)).clamp_(max=most)
+    least = (length / full).clamp_(max=most)
     scale = least.clone() if gain is None else (least * gain).clamp_(max=most)
     # Operations in place touch two tensors instead of three: a third of the time where three do not fit the cache.
     point = torch.mul(flat, scale[:, None]).add_(start).clamp_(*bounds)
     way = point.clone().sub_(start)
     size = torch.linalg.vector_norm(way, dim=1)
     near = max(tolerance, 8 * finfo.eps)
+    met = size / length  # NaN for a length of 0
+    low, high = (bound.item() for bound in met.aminmax())
+    if not (1 - near <= low and high <= 1 + near):
+        state = _State(flat, start, length, least, scale, torch.zeros_like(full) + most)
+        _newton(bounds, state, near, point, way, size)
+        met = size / length
+    # Where the length was missed a little, the next call begins from what would have met it.
+    gain = (scale / (least * met)).nan_to_num_(1.0, 1.0, 1.0).clamp_(1, MOST_GAIN)
+    return Reached(point.view_as(x), way.view_as(x), size, gain)
+
+
+class _State(NamedTuple):
+    """What :func:`_newton` starts from: directions, centres (B, d), lengths wanted, and scales (B,)."""
+
+    flat: Tensor
+    start: Tensor
+    length: Tensor
+    least: Tensor
+    scale: Tensor
+    most: Tensor
+
+
+def _newton(bounds: Bounds, state: _State, near: float, point: Tensor, way: Tensor, size: Tensor) -> None:
+    """Correct ``state.scale``, and with it ``point``, ``way`` and ``size``, until each length is met or out of reach.
+
+    From above one step leads below, since the squared length is concave; from below they stay below.
+    """
+    flat, start, length, least, scale, most = state
+    tiny = torch.finfo(flat.dtype).tiny
     low, high = length * (1 - near), length * (1 + near)
     rows = (((size < low) & (scale < most)) | (size > high)).nonzero()[:, 0]
-    if len(rows):
-        most = torch.zeros_like(full) + most
-        base, direction = start.index_select(0, rows), flat.index_select(0, rows)
+    base, direction = start.index_select(0, rows), flat.index_select(0, rows)
     for _ in range(2 * flat.shape[1]):
         if not len(rows):
             break
         ahead = torch.mul(direction, scale[rows][:, None]).add_(base)
         free = torch.linalg.vector_norm(torch.eq(ahead, ahead.clamp(*bounds)) * direction, dim=1)
-        missing = (length[rows] - size[rows]) * (length[rows] + size[rows]) / free.square().clamp(min=finfo.tiny)
+        missing = (length[rows] - size[rows]) * (length[rows] + size[rows]) / free.square().clamp(min=tiny)
         scale[rows] = (scale[rows].square() + missing).clamp_(min=0).sqrt().clamp_(min=least[rows], max=most[rows])
         side = torch.mul(direction, scale[rows][:, None]).add_(base).clamp_(*bounds)
         moved = side - base
@@ -267,9 +293,6 @@ def reach(
         short = (far < low[rows]) & (free > 0) & (scale[rows] < most[rows])
         keep = (short | (far > high[rows])).nonzero()[:, 0]
         rows, base, direction = rows[keep], base.index_select(0, keep), direction.index_select(0, keep)
-    # Where the length was missed a little, the next call begins from what would have met it.
-    gain = torch.where((least > 0) & (size > 0), (scale / least) * (length / size), torch.ones_like(scale))
-    return Reached(point.view_as(x), way.view_as(x), size, gain.clamp_(1, MOST_GAIN))
 
 
 def furthest_corner(norm: Norm, bounds: Bounds, x: Tensor) -> Tensor:

@@ -341,7 +341,7 @@ class Classifier:
             self._check_labels(x, y)
         if not x.numel():
             return
-        if not torch.isfinite(x).all():
+        if not all_finite(x):
             raise InvalidValue(
                 "the inputs hold NaN or infinite values", "finite inputs are allowed", "Clean the data first."
             )
