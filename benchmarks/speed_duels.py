@@ -141,11 +141,16 @@ def _call(function: Callable[..., Tensor], options: dict[str, Any], network: nn.
 def duels(args: argparse.Namespace) -> list[Duel]:
     """Return all duels."""
     steps, few, queries, inf = args.steps, args.fab_steps, args.queries, math.inf
-    cw = {"binary_search_steps": args.search_steps, "initial_const": 0.01}
-    pgd = {"steps": 40, "random_start": True}
-    apgd = {"steps": steps, "n_restarts": 1, "loss": "ce"}
-    fab = {"steps": few, "n_restarts": 1, "n_classes": 10, "eps": 1e4}  # far enough to be a minimum-norm attack
-    square = {"n_queries": queries, "n_restarts": 1, "resc_schedule": False}
+    cw: dict[str, Any] = {"binary_search_steps": args.search_steps, "initial_const": 0.01}
+    pgd: dict[str, Any] = {"steps": 40, "random_start": True}
+    apgd: dict[str, Any] = {"steps": steps, "n_restarts": 1, "loss": "ce"}
+    fab: dict[str, Any] = {
+        "steps": few,
+        "n_restarts": 1,
+        "n_classes": 10,
+        "eps": 1e4,
+    }  # far enough to be a minimum-norm attack
+    square: dict[str, Any] = {"n_queries": queries, "n_restarts": 1, "resc_schedule": False}
     return [
         Duel(
             "pgd",

@@ -24,7 +24,7 @@ BIBTEX = """@inproceedings{rony2019decoupling,
 }"""
 
 
-CLOSE = 0.2
+CLOSE = 0.02
 """Share of ``norm_change`` by which an iterate may miss its length: what it misses the next one makes up for."""
 
 
@@ -83,7 +83,7 @@ def ddn(
 
     Source: Rony et al. 2019, arXiv:1811.09600, Algorithm 1.
 
-    Departures: delta is brought to its length inside the bounds, to within a fifth of ``norm_change`` (the longest
+    Departures: delta is brought to its length inside the bounds, to within a fiftieth of ``norm_change`` (the longest
         clip(s delta) that fits), where the paper scales and then clips, which loses length at saturated values; the iterates are not rounded to 8 bits; where a
         gradient is zero delta stays, while the authors draw a random direction.
     """

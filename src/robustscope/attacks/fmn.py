@@ -24,7 +24,7 @@ BIBTEX = """@inproceedings{pintor2021fast,
   year = {2021}
 }"""
 
-CLOSE = 0.2
+CLOSE = 0.02
 """Share of the change of the radius by which an l2 iterate may miss it: what it misses the next one makes up for."""
 
 DUAL: dict[Norm, float] = {"linf": 1, "l2": 2, "l1": torch.inf}
@@ -87,7 +87,7 @@ def fmn(
     Departures: until a first success the radius grows by ``radius_change`` at least. Without this the linear estimate
         approaches the boundary from below for ever where the bounds cut steps short, and the attack returns its input
         (adv-lib 0.2.8 does for 40 of 64 digits). The l2 and l1 projections are those on ball and bounds together,
-        exact in l1, in l2 to within a fifth of
+        exact in l1, in l2 to within a fiftieth of
         the share by which the radius changes. l0
         steps follow the sign of the gradient and keep the values of largest first-order effect, where the paper
         normalises the gradient in l2 and keeps the values moved furthest: on the digits linear model the gap to the

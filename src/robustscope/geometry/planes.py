@@ -240,17 +240,9 @@ def reach(
     # Without bounds this is s, inside them it is the least that s can be.
     least = (length / full).clamp_(max=most)
     scale = least.clone() if gain is None else (least * gain).clamp_(max=most)
-    # Operations in place touch two tensors instead of three: a third of the time where three do not fit the cache.
-    point = torch.mul(flat, scale[:, None]).add_(start).clamp_(*bounds)
-    way = point.clone().sub_(start)
-    size = torch.linalg.vector_norm(way, dim=1)
-    near = max(tolerance, 8 * finfo.eps)
+    state = _State(flat, start, length, least, scale, torch.zeros_like(full) + most)
+    point, way, size = _met(bounds, state, max(tolerance, 8 * finfo.eps))
     met = size / length  # NaN for a length of 0
-    low, high = (bound.item() for bound in met.aminmax())
-    if not (1 - near <= low and high <= 1 + near):
-        state = _State(flat, start, length, least, scale, torch.zeros_like(full) + most)
-        _newton(bounds, state, near, point, way, size)
-        met = size / length
     # Where the length was missed a little, the next call begins from what would have met it.
     gain = (scale / (least * met)).nan_to_num_(1.0, 1.0, 1.0).clamp_(1, MOST_GAIN)
     return Reached(point.view_as(x), way.view_as(x), size, gain)
@@ -265,6 +257,18 @@ class _State(NamedTuple):
     least: Tensor
     scale: Tensor
     most: Tensor
+
+
+def _met(bounds: Bounds, state: _State, near: float) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the points that meet the lengths but for a share of ``near``, the ways to them and their lengths."""
+    # Operations in place touch two tensors instead of three: a third of the time where three do not fit the cache.
+    point = torch.mul(state.flat, state.scale[:, None]).add_(state.start).clamp_(*bounds)
+    way = point.clone().sub_(state.start)
+    size = torch.linalg.vector_norm(way, dim=1)
+    low, high = (bound.item() for bound in (size / state.length).aminmax())
+    if not (1 - near <= low and high <= 1 + near):
+        _newton(bounds, state, near, point, way, size)
+    return point, way, size
 
 
 def _newton(bounds: Bounds, state: _State, near: float, point: Tensor, way: Tensor, size: Tensor) -> None:
