@@ -15,9 +15,9 @@ from robustscope.attacks.descent import descend
 from robustscope.attacks.estimates import Estimate, agreement, order_of
 from robustscope.attacks.prospects import look
 from robustscope.core.draws import Draws
-from robustscope.core.types import AttackResult, Norm, ThreatModel
+from robustscope.core.types import AttackResult, ThreatModel
 from robustscope.geometry import balls
-from robustscope.geometry.losses import LOSSES
+from robustscope.geometry.losses import margin
 from robustscope.models.classifier import Classifier
 
 BIBTEX = """@inproceedings{croce2020reliable,
@@ -36,8 +36,11 @@ STARTS = 16
 ESTIMATE_PAIRS, ESTIMATE_SHARE = 64, 0.5
 """Pairs of points of an estimated gradient, and how far apart they are."""
 
-NEAREST: dict[Norm, str] = {"linf": "fmn", "l2": "ddn", "l1": "fmn"}
-"""The minimum-norm attack of each norm that the ladder turns to where gradients mislead."""
+DEAF, DEAF_UP_TO = 0.75, 8.0
+"""Share of the fall expected of twice the radius below which no step of a fixed length leads on, and for which lacks."""
+
+FLAT = 15.0
+"""What the radius lacks, in radii, from where on the gradient around ``x`` reaches nowhere and says nothing."""
 
 
 class _Climb:
@@ -90,6 +93,21 @@ class _Climb:
             result = card.function(self.model, x, y, threat, draws=draws, targets=None, **settings)
             fall[rows] = self.known.clean[rows] - self.known.judge(self.model, rows, y, result)
         return fall
+
+    def deaf(self, which: Tensor) -> Tensor:
+        """Tell of which of the samples ``which`` the margin falls no further at twice the radius: bool (B,).
+
+        Asked at the point twice as far from ``x`` as the best one, on the line through both.
+        """
+        found = torch.zeros_like(which)
+        rows = (which & ~self.known.broken).nonzero()[:, 0]
+        if len(rows):
+            x, threat = self.x[rows], self.threat.select(rows).scaled(2)
+            logits = self.model.logits(balls.project(threat, x, 2 * self.known.x_adv[rows] - x))
+            fall = self.known.clean[rows] - margin(logits, self.y[rows])
+            found[rows] = fall < DEAF * 2 * self.known.fall[rows]
+            self.known.forward[rows] += 1
+        return found
 
     def disagree(self, which: Tensor) -> Tensor:
         """Tell of which of the samples ``which`` the gradient at ``x`` does not say how scores change: bool (B,)."""
@@ -181,7 +199,7 @@ class _Climb:
 
 @register(
     "ladder",
-    version=3,
+    version=4,
     source="this project, docs/decisions/0006; several targets: Gowal et al., 2019, arXiv:1910.09338",
     bibtex=BIBTEX,
     norms=("linf", "l2", "l1"),
@@ -240,11 +258,12 @@ def ladder(
     known = climb.known
     every = torch.full_like(known.broken, thorough)
     climb.descend(~known.broken, (0,), 7)
-    climb.descend(every | known.near(0.5) | known.odd(0.15), (1, 2), 12)
-    climb.descend(every | known.near(0.3) | (known.odd(0.15) & known.near(2.0)), (0,), 20, "again")
-    climb.descend(every | known.near(0.15) | (known.odd(0.15) & known.near(0.6)), (0, 1, 2), 30, "press")
+    climb.descend(every | known.near(0.2) | (known.unsettled & known.near(0.4)), (1, 2), 12)
+    climb.descend(every | known.near(0.15) | (known.unsettled & known.near(0.3)), (0,), 20, "again")
+    climb.descend(every | known.near(0.12) | (known.odd(0.15) & known.near(0.3)), (0, 1, 2), 30, "press")
     climb.follow(every | known.near(0.12), 20, classes=1, longest=0.3)
     _vary(climb, every)
+    _mistrust(climb, every)
     if search:
         _search(climb, every)
     return AttackResult(known.x_adv, known.forward, known.backward)
@@ -260,12 +279,23 @@ def _vary(climb: _Climb, every: Tensor) -> None:
     bent = known.astray(0.01)
     climb.run(every | (bent & known.near(0.05)), "apgd", "vary", loss="cross_entropy")
     climb.run(every | (bent & known.near(0.05)), "apgd", "vary", loss="margin", restarts=2)
-    classes = climb.model.classes(climb.x)
-    if classes >= LOSSES["dlr"].classes_targeted:
-        climb.run(every | (bent & known.near(0.02)), "apgd_targeted", loss="dlr")
-    climb.run(every | (bent & known.near(0.01)), "apgd_targeted", loss="margin")
+    climb.run(every | (bent & known.near(0.02)), "apgd_targeted", n_targets=4)
     climb.run(every | (bent & known.near(0.01)), "apgd", loss="margin", restarts=5)
-    climb.run(every | (bent & known.near(0.01)), "apgd", loss="cross_entropy", restarts=5)
+
+
+def _mistrust(climb: _Climb, every: Tensor) -> None:
+    """Attack otherwise where what the radius lacks says little, as the margin hardly moves here or further out.
+
+    Where twice the radius takes the margin hardly any further, steps have to be as long as the linear model asks:
+    that is FAB. Where not even a multiple of the radius would do, the margin is flat around ``x``, and what may still
+    move is the score of another class, which the difference-of-logits ratio raises.
+    """
+    known = climb.known
+    deaf = every | climb.deaf(known.near(DEAF_UP_TO))
+    climb.run(deaf, "fab_targeted", "boundary", num_targets=1, steps=50, stop_at_epsilon=True)
+    climb.run(deaf & (every | known.near(2.0)), "fab_targeted", "boundary", stop_at_epsilon=True)
+    flat = known.far(FLAT) | (known.far(4.0) & (known.fall > 1.3 * known.expected))
+    climb.run(every | flat, "apgd_targeted", "flat", steps=10)
 
 
 def _search(climb: _Climb, every: Tensor) -> None:
@@ -278,13 +308,11 @@ def _search(climb: _Climb, every: Tensor) -> None:
     known = climb.known
     fall, odd = known.fall, known.odd(0.1)
     still = ~known.broken & (fall < 0.01 * known.clean)
-    near = every | (known.near(4.0) & (odd | known.near(1.0))) | (odd & still)
-    asked = near | known.astray(0.5)
+    asked = every | (odd & (known.near(0.5) | still)) | known.astray(0.5)
     by_scores = climb.run(asked, "square", queries=50)
     flat = asked & (torch.maximum(fall, by_scores) < 0.01 * known.clean)
-    asked &= every | (by_scores > 0.3 * fall)
-    lying = climb.disagree(odd & (asked | known.near(0.5)) & ~flat)
-    asked &= near | lying
+    lying = climb.disagree(asked & odd & ~flat)
+    asked &= every | lying | known.near(0.1) | (known.clean <= 3.0 * by_scores)
     by_scores = climb.run(asked, "square", queries=300)
     lying |= climb.disagree(asked & ~odd & ~flat & (by_scores > 0.9 * fall))
     before = known.lowest.clone()
@@ -293,13 +321,10 @@ def _search(climb: _Climb, every: Tensor) -> None:
     climb.estimate(lying, (0, 1, 2), 30, "press/")
     climb.estimate(lying & known.near(0.5), (0, 1, 2), 30, "more/")
     climb.estimate(lying & known.near(0.2), (0, 1, 2), 30, "most/")
-    # No score takes a linear model further than its gradient does: samples that behave as one must be surpassed.
-    misled = every | (asked & (by_scores > torch.where(odd | lying, 0.6, 1.0) * fall))
-    surpassed = every | (by_scores > 1.2 * fall)
-    climb.run(misled & (surpassed | known.near(0.6)), NEAREST[climb.threat.norm], steps=60, stop_at_epsilon=True)
-    climb.run(misled & (surpassed | known.near(1.0)), "square", "square/short", queries=1000)
-    climb.run(misled & (surpassed | known.near(0.45)), "square")
-    climb.run(misled & (surpassed | known.near(0.25)), "fab_targeted", stop_at_epsilon=True)
+    asked &= every | (known.clean <= 1.8 * by_scores) | (lying & (by_scores > 1.2 * fall))
+    climb.run(asked, "apgd", "square", loss="cross_entropy")
+    climb.run(asked, "square", "square/short", queries=2000)
+    climb.run(asked & (every | known.near(0.1)), "square")
     climb.follow(lying & known.near(0.2), 20, "gently")
     _surround(climb, flat, every)
 
