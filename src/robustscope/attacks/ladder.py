@@ -27,8 +27,9 @@ BIBTEX = """@inproceedings{croce2020reliable,
   year = {2020}
 }"""
 
-PAIRS, AGREEMENT = 16, 0.9
-"""Pairs of points by which a gradient is judged, and the correlation below which it does not say how scores change."""
+PAIRS, AGREEMENT, MISLED = 16, 0.9, 0.8
+"""Pairs of points by which a gradient is judged, the correlation below which it does not say well how scores change,
+and the one below which that alone is reason enough to search by scores."""
 
 STARTS = 16
 """Far examples from which a sample is approached, at most."""
@@ -36,7 +37,7 @@ STARTS = 16
 ESTIMATE_PAIRS, ESTIMATE_SHARE = 64, 0.5
 """Pairs of points of an estimated gradient, and how far apart they are."""
 
-DEAF, DEAF_UP_TO = 0.75, 8.0
+DEAF, DEAF_UP_TO = 0.7, 8.0
 """Share of the fall expected of twice the radius below which no step of a fixed length leads on, and for which lacks."""
 
 FLAT = 15.0
@@ -109,18 +110,18 @@ class _Climb:
             self.known.forward[rows] += 1
         return found
 
-    def disagree(self, which: Tensor) -> Tensor:
-        """Tell of which of the samples ``which`` the gradient at ``x`` does not say how scores change: bool (B,)."""
-        lying = torch.zeros_like(which)
+    def agreement(self, which: Tensor) -> Tensor:
+        """Return how well the gradient at ``x`` says how scores change: (B,), in [-1, 1]; 1 outside ``which`` (bool)."""
+        found = torch.ones_like(self.known.clean)
         rows = (which & ~self.known.broken).nonzero()[:, 0]
         if len(rows):
             targets = self.known.order[rows, :3]
             draws = self.draws.select(rows).within("agreement")
-            value = agreement(self.model, self.threat.select(rows), self.x[rows], self.y[rows], targets, draws, PAIRS)
-            lying[rows] = value < AGREEMENT
+            threat = self.threat.select(rows)
+            found[rows] = agreement(self.model, threat, self.x[rows], self.y[rows], targets, draws, PAIRS)
             self.known.forward[rows] += 2 * PAIRS + 1
             self.known.backward[rows] += targets.shape[1]
-        return lying
+        return found
 
     def estimate(self, which: Tensor, ranks: Sequence[int], steps: int, start: str = "") -> None:
         """Descend as :meth:`descend`, along gradients that are estimated from scores, towards classes put in order anew.
@@ -258,9 +259,9 @@ def ladder(
     known = climb.known
     every = torch.full_like(known.broken, thorough)
     climb.descend(~known.broken, (0,), 7)
-    climb.descend(every | known.near(0.2) | (known.unsettled & known.near(0.4)), (1, 2), 12)
+    climb.descend(every | known.near(0.3), (1, 2), 12)
     climb.descend(every | known.near(0.15) | (known.unsettled & known.near(0.3)), (0,), 20, "again")
-    climb.descend(every | known.near(0.12) | (known.odd(0.15) & known.near(0.3)), (0, 1, 2), 30, "press")
+    climb.descend(every | known.near(0.12) | (known.unsettled & known.near(0.3)), (0, 1, 2), 30, "press")
     climb.follow(every | known.near(0.12), 20, classes=1, longest=0.3)
     _vary(climb, every)
     _mistrust(climb, every)
@@ -293,7 +294,9 @@ def _mistrust(climb: _Climb, every: Tensor) -> None:
     known = climb.known
     deaf = every | climb.deaf(known.near(DEAF_UP_TO))
     climb.run(deaf, "fab_targeted", "boundary", num_targets=1, steps=50, stop_at_epsilon=True)
-    climb.run(deaf & (every | known.near(2.0)), "fab_targeted", "boundary", stop_at_epsilon=True)
+    for most, share in ((3, 2.0), (9, 0.3)):
+        steps, close = 50 if most == 3 else 100, every | known.near(share)
+        climb.run(deaf & close, "fab_targeted", "boundary", num_targets=most, steps=steps, stop_at_epsilon=True)
     flat = known.far(FLAT) | (known.far(4.0) & (known.fall > 1.3 * known.expected))
     climb.run(every | flat, "apgd_targeted", "flat", steps=10)
 
@@ -306,27 +309,35 @@ def _search(climb: _Climb, every: Tensor) -> None:
     anything are searched from the other side of the boundary.
     """
     known = climb.known
-    fall, odd = known.fall, known.odd(0.1)
+    fall, odd = known.fall, known.odd(0.05)
     still = ~known.broken & (fall < 0.01 * known.clean)
-    asked = every | (odd & (known.near(0.5) | still)) | known.astray(0.5)
+    asked = every | (odd & (known.near(0.6) | still)) | known.astray(0.5)
     by_scores = climb.run(asked, "square", queries=50)
     flat = asked & (torch.maximum(fall, by_scores) < 0.01 * known.clean)
-    lying = climb.disagree(asked & odd & ~flat)
-    asked &= every | lying | known.near(0.1) | (known.clean <= 3.0 * by_scores)
+    asked &= every | known.near(0.1) | (known.clean <= 3.0 * by_scores)
+    told = climb.agreement(((asked | still) & odd & ~flat) | (known.odd(0.15) & known.near(2.0)))
+    misled = told < MISLED
+    asked |= misled
     by_scores = climb.run(asked, "square", queries=300)
-    lying |= climb.disagree(asked & ~odd & ~flat & (by_scores > 0.9 * fall))
+    asked &= every | (known.clean <= 1.6 * by_scores) & (known.near(0.3) | (by_scores > fall))
+    _estimate(climb, misled | (asked & (told < AGREEMENT)), every)
+    asked |= misled & (by_scores > 1.2 * fall)
+    climb.run(asked, "apgd", "square", loss="cross_entropy")
+    by_scores = climb.run(asked, "square", queries=1000)
+    climb.run(asked & (every | (known.clean <= 1.2 * by_scores)), "square")
+    _surround(climb, flat, every)
+
+
+def _estimate(climb: _Climb, lying: Tensor, every: Tensor) -> None:
+    """Repeat the descents with slopes estimated from scores on the samples ``lying`` (bool), while that lowers margins."""
+    known = climb.known
     before = known.lowest.clone()
     climb.estimate(lying, (0,), 12)
-    lying &= every | known.near(0.3) | (known.lowest < before - 0.05 * known.clean)
+    lying = lying & (every | known.near(0.3) | (known.lowest < before - 0.05 * known.clean))
     climb.estimate(lying, (0, 1, 2), 30, "press/")
     climb.estimate(lying & known.near(0.5), (0, 1, 2), 30, "more/")
     climb.estimate(lying & known.near(0.2), (0, 1, 2), 30, "most/")
-    asked &= every | (known.clean <= 1.8 * by_scores) | (lying & (by_scores > 1.2 * fall))
-    climb.run(asked, "apgd", "square", loss="cross_entropy")
-    climb.run(asked, "square", "square/short", queries=2000)
-    climb.run(asked & (every | known.near(0.1)), "square")
     climb.follow(lying & known.near(0.2), 20, "gently")
-    _surround(climb, flat, every)
 
 
 def _surround(climb: _Climb, flat: Tensor, every: Tensor) -> None:
