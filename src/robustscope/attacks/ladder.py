@@ -38,7 +38,7 @@ ESTIMATE_PAIRS, ESTIMATE_SHARE = 64, 0.5
 """Pairs of points of an estimated gradient, and how far apart they are."""
 
 DEAF, DEAF_UP_TO = 0.7, 8.0
-"""Share of the fall expected of twice the radius below which no step of a fixed length leads on, and for which lacks."""
+"""Share of twice the fall at which the margin counts as deaf to twice the radius, and what may be lacking to ask that."""
 
 FLAT = 15.0
 """What the radius lacks, in radii, from where on the gradient around ``x`` reaches nowhere and says nothing."""
@@ -230,10 +230,12 @@ def ladder(
     Short descents of Z_t - Z_y from there break nearly all that can be broken. What they leave is judged by three
     figures: what the radius lacks (the margin left over the margin fallen), whether the fall is the expected one, and
     whether the margin still moved at the end. Samples that are near go on to more classes, random starts and Auto-PGD.
-    Samples that behave oddly are also searched by scores alone, briefly; where that comes close to what the gradients
-    reached, gradients are no guide, and minimum-norm attacks, Square and FAB follow in full. Where the gradient does not
-    say how scores change nearby, the descents are repeated with slopes estimated from scores. Where neither gradients
-    nor scores change, the search comes from the other side of the boundary, and at last asks for decisions alone.
+    Two cases in which the radius seems to lack more than it does are attacked otherwise: FAB where the margin falls no
+    further at twice the radius, Auto-PGD on the difference-of-logits ratio where it hardly falls at all. Samples that
+    behave oddly are also searched by scores alone: 50 queries of Square, and then ever more as long as scores alone
+    would break them were they to go on as they did. Where the gradient does not say how scores change nearby, the
+    descents are repeated with slopes estimated from scores. Where neither gradients nor scores change, the search comes
+    from the other side of the boundary, and at last asks for decisions alone.
 
     Args:
         model: classifier under attack.
@@ -288,9 +290,10 @@ def _vary(climb: _Climb, every: Tensor) -> None:
 def _mistrust(climb: _Climb, every: Tensor) -> None:
     """Attack otherwise where what the radius lacks says little, as the margin hardly moves here or further out.
 
-    Where twice the radius takes the margin hardly any further, steps have to be as long as the linear model asks:
-    that is FAB. Where not even a multiple of the radius would do, the margin is flat around ``x``, and what may still
-    move is the score of another class, which the difference-of-logits ratio raises.
+    Where twice the radius takes the margin hardly any further, steps of a size that the radius sets lead on to a
+    plateau, and FAB takes those that the linear model asks for. Where the gradient would take many times the radius, the
+    margin is flat around ``x``; what may still move is the score of another class, and the difference-of-logits ratio
+    raises that one, while Z_t - Z_y mostly lowers that of ``y``.
     """
     known = climb.known
     deaf = every | climb.deaf(known.near(DEAF_UP_TO))
@@ -303,11 +306,12 @@ def _mistrust(climb: _Climb, every: Tensor) -> None:
 
 
 def _search(climb: _Climb, every: Tensor) -> None:
-    """Search by scores where gradients may mislead, and go to the end where scores alone come nearly as far.
+    """Search by scores where gradients may mislead, and go on as far as what scores lack leaves room for a success.
 
     Where gradients are a guide, 50 and 300 queries of Square lower the margin by about a fifth and two fifths of what
-    the descents did; where they are not, by as much or more. Samples of which neither gradients nor scores tell
-    anything are searched from the other side of the boundary.
+    the descents did, so that twice or more of that fall is lacking even of samples at the boundary; where they are not,
+    by as much as the descents or more. Samples of which neither gradients nor scores tell anything are searched from
+    the other side of the boundary.
     """
     known = climb.known
     fall, odd = known.fall, known.odd(0.05)
