@@ -309,8 +309,8 @@ def _search(climb: _Climb, every: Tensor) -> None:
     """Search by scores where gradients may mislead, and go on as far as what scores lack leaves room for a success.
 
     Where gradients are a guide, 50 and 300 queries of Square lower the margin by about a fifth and two fifths of what
-    the descents did, so that twice or more of that fall is lacking even of samples at the boundary; where they are not,
-    by as much as the descents or more. Samples of which neither gradients nor scores tell anything are searched from
+    the descents did, less than half of what even a sample at the boundary needs; where they are not, by as much as the
+    descents or more. Samples of which neither gradients nor scores tell anything are searched from
     the other side of the boundary.
     """
     known = climb.known
