@@ -8,6 +8,7 @@ from digits_bed import digits
 from robustscope.attacks.approach import approach
 from robustscope.attacks.compose import attack
 from robustscope.attacks.estimates import Estimate, agreement
+from robustscope.attacks.ladder import _Climb
 from robustscope.attacks.prospects import look
 from robustscope.core.draws import Draws
 from robustscope.core.types import ThreatModel
@@ -88,7 +89,41 @@ def test_thorough_spends_on_every_sample():
     assert (outcome.result.backward > 1000).all()
 
 
+class Pull(torch.nn.Module):
+    """Two scores: a constant one, and a sum over the input that each value may only add so much to."""
+
+    def __init__(self, most):
+        super().__init__()
+        self.most = most
+
+    def forward(self, x):
+        pull = (4 * (x.flatten(1) - 0.5)).clamp(max=self.most).sum(1)
+        return torch.stack([torch.full_like(pull, 40.0), pull], 1)
+
+
 # The parts.
+
+
+@pytest.mark.parametrize(("norm", "epsilon"), [("linf", 0.1), ("l2", 0.4)])
+def test_a_margin_is_deaf_where_twice_the_radius_gains_nothing(norm, epsilon):
+    x, y, draws = torch.full((2, 1, 4, 4), 0.5), torch.zeros(2, dtype=torch.int64), Draws(0, (0, 1))
+    asked = torch.tensor([True, False])
+    for most, deaf in ((0.4, True), (0.5, True), (0.6, False), (9.0, False)):  # 0.4 is what the radius allows
+        climb = _Climb(Classifier(Pull(most).eval()), x, y, ThreatModel(norm, epsilon), draws)
+        assert torch.allclose(climb.known.fall, torch.tensor(6.4)), "the first step goes all the way"
+        assert climb.deaf(asked).tolist() == [deaf, False], most  # 0.5 / 0.8 is below 0.7, 0.6 / 0.8 is above
+        assert climb.known.forward.tolist() == [4, 3], "one row for the one asked"
+
+
+def test_a_flat_margin_is_attacked_by_raising_another_class():
+    x, y = torch.full((1, 1, 4, 4), 0.5), torch.zeros(1, dtype=torch.int64)
+    spent = {}
+    for share in (14, 16):  # what the radius lacks is just below and just above what counts as flat
+        module = Pull(9.0).eval()
+        module.register_forward_hook(lambda _, __, z, share=share: z * z.new_tensor([6.4 * (1 + share) / 40, 1.0]))
+        outcome = attack("ladder", Classifier(module), x, y, ThreatModel("linf", 0.1), search=False)
+        spent[share] = int(outcome.result.backward[0])
+    assert spent[16] - spent[14] == 10, "ten steps towards the only other class"
 
 
 def test_gradients_that_tell_the_truth_and_others():

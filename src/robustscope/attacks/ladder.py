@@ -15,9 +15,9 @@ from robustscope.attacks.descent import descend
 from robustscope.attacks.estimates import Estimate, agreement, order_of
 from robustscope.attacks.prospects import look
 from robustscope.core.draws import Draws
-from robustscope.core.types import AttackResult, Norm, ThreatModel
+from robustscope.core.types import AttackResult, ThreatModel
 from robustscope.geometry import balls
-from robustscope.geometry.losses import LOSSES
+from robustscope.geometry.losses import margin
 from robustscope.models.classifier import Classifier
 
 BIBTEX = """@inproceedings{croce2020reliable,
@@ -27,8 +27,9 @@ BIBTEX = """@inproceedings{croce2020reliable,
   year = {2020}
 }"""
 
-PAIRS, AGREEMENT = 16, 0.9
-"""Pairs of points by which a gradient is judged, and the correlation below which it does not say how scores change."""
+PAIRS, AGREEMENT, MISLED = 16, 0.9, 0.8
+"""Pairs of points by which a gradient is judged, the correlation below which it does not say well how scores change,
+and the one below which that alone is reason enough to search by scores."""
 
 STARTS = 16
 """Far examples from which a sample is approached, at most."""
@@ -36,8 +37,11 @@ STARTS = 16
 ESTIMATE_PAIRS, ESTIMATE_SHARE = 64, 0.5
 """Pairs of points of an estimated gradient, and how far apart they are."""
 
-NEAREST: dict[Norm, str] = {"linf": "fmn", "l2": "ddn", "l1": "fmn"}
-"""The minimum-norm attack of each norm that the ladder turns to where gradients mislead."""
+DEAF, DEAF_UP_TO = 0.7, 8.0
+"""Share of twice the fall at which the margin counts as deaf to twice the radius, and what may be lacking to ask that."""
+
+FLAT = 15.0
+"""What the radius lacks, in radii, from where on the gradient around ``x`` reaches nowhere and says nothing."""
 
 
 class _Climb:
@@ -91,18 +95,33 @@ class _Climb:
             fall[rows] = self.known.clean[rows] - self.known.judge(self.model, rows, y, result)
         return fall
 
-    def disagree(self, which: Tensor) -> Tensor:
-        """Tell of which of the samples ``which`` the gradient at ``x`` does not say how scores change: bool (B,)."""
-        lying = torch.zeros_like(which)
+    def deaf(self, which: Tensor) -> Tensor:
+        """Tell of which of the samples ``which`` the margin falls no further at twice the radius: bool (B,).
+
+        Asked at the point twice as far from ``x`` as the best one, on the line through both.
+        """
+        found = torch.zeros_like(which)
+        rows = (which & ~self.known.broken).nonzero()[:, 0]
+        if len(rows):
+            x, threat = self.x[rows], self.threat.select(rows).scaled(2)
+            logits = self.model.logits(balls.project(threat, x, 2 * self.known.x_adv[rows] - x))
+            fall = self.known.clean[rows] - margin(logits, self.y[rows])
+            found[rows] = fall < DEAF * 2 * self.known.fall[rows]
+            self.known.forward[rows] += 1
+        return found
+
+    def agreement(self, which: Tensor) -> Tensor:
+        """Return how well the gradient at ``x`` says how scores change: (B,), in [-1, 1]; 1 outside ``which`` (bool)."""
+        found = torch.ones_like(self.known.clean)
         rows = (which & ~self.known.broken).nonzero()[:, 0]
         if len(rows):
             targets = self.known.order[rows, :3]
             draws = self.draws.select(rows).within("agreement")
-            value = agreement(self.model, self.threat.select(rows), self.x[rows], self.y[rows], targets, draws, PAIRS)
-            lying[rows] = value < AGREEMENT
+            threat = self.threat.select(rows)
+            found[rows] = agreement(self.model, threat, self.x[rows], self.y[rows], targets, draws, PAIRS)
             self.known.forward[rows] += 2 * PAIRS + 1
             self.known.backward[rows] += targets.shape[1]
-        return lying
+        return found
 
     def estimate(self, which: Tensor, ranks: Sequence[int], steps: int, start: str = "") -> None:
         """Descend as :meth:`descend`, along gradients that are estimated from scores, towards classes put in order anew.
@@ -181,7 +200,7 @@ class _Climb:
 
 @register(
     "ladder",
-    version=3,
+    version=4,
     source="this project, docs/decisions/0006; several targets: Gowal et al., 2019, arXiv:1910.09338",
     bibtex=BIBTEX,
     norms=("linf", "l2", "l1"),
@@ -192,7 +211,7 @@ class _Climb:
         "as the linear optimum, so that the seed changes nothing"
         for norm in ("linf", "l1")
     },
-    cost=lambda p: (56_000, 5_800) if p["search"] else (3_400, 3_300),
+    cost=lambda p: (70_000, 4_000) if p["search"] else (3_800, 2_600),
 )
 def ladder(
     model: Classifier,
@@ -211,10 +230,12 @@ def ladder(
     Short descents of Z_t - Z_y from there break nearly all that can be broken. What they leave is judged by three
     figures: what the radius lacks (the margin left over the margin fallen), whether the fall is the expected one, and
     whether the margin still moved at the end. Samples that are near go on to more classes, random starts and Auto-PGD.
-    Samples that behave oddly are also searched by scores alone, briefly; where that comes close to what the gradients
-    reached, gradients are no guide, and minimum-norm attacks, Square and FAB follow in full. Where the gradient does not
-    say how scores change nearby, the descents are repeated with slopes estimated from scores. Where neither gradients
-    nor scores change, the search comes from the other side of the boundary, and at last asks for decisions alone.
+    Two cases in which the radius seems to lack more than it does are attacked otherwise: FAB where the margin falls no
+    further at twice the radius, Auto-PGD on the difference-of-logits ratio where it hardly falls at all. Samples that
+    behave oddly are also searched by scores alone: 50 queries of Square, and then ever more as long as scores alone
+    would break them were they to go on as they did. Where the gradient does not say how scores change nearby, the
+    descents are repeated with slopes estimated from scores. Where neither gradients nor scores change, the search comes
+    from the other side of the boundary, and at last asks for decisions alone.
 
     Args:
         model: classifier under attack.
@@ -240,11 +261,13 @@ def ladder(
     known = climb.known
     every = torch.full_like(known.broken, thorough)
     climb.descend(~known.broken, (0,), 7)
-    climb.descend(every | known.near(0.5) | known.odd(0.15), (1, 2), 12)
-    climb.descend(every | known.near(0.3) | (known.odd(0.15) & known.near(2.0)), (0,), 20, "again")
-    climb.descend(every | known.near(0.15) | (known.odd(0.15) & known.near(0.6)), (0, 1, 2), 30, "press")
+    climb.descend(every | known.near(0.3), (1, 2), 12)
+    climb.descend(every | known.near(0.15) | (known.unsettled & known.near(0.3)), (0,), 20, "again")
+    loose = known.unsettled | known.astray(0.5)
+    climb.descend(every | known.near(0.12) | (loose & known.near(0.3)), (0, 1, 2), 30, "press")
     climb.follow(every | known.near(0.12), 20, classes=1, longest=0.3)
     _vary(climb, every)
+    _mistrust(climb, every)
     if search:
         _search(climb, every)
     return AttackResult(known.x_adv, known.forward, known.backward)
@@ -260,48 +283,66 @@ def _vary(climb: _Climb, every: Tensor) -> None:
     bent = known.astray(0.01)
     climb.run(every | (bent & known.near(0.05)), "apgd", "vary", loss="cross_entropy")
     climb.run(every | (bent & known.near(0.05)), "apgd", "vary", loss="margin", restarts=2)
-    classes = climb.model.classes(climb.x)
-    if classes >= LOSSES["dlr"].classes_targeted:
-        climb.run(every | (bent & known.near(0.02)), "apgd_targeted", loss="dlr")
-    climb.run(every | (bent & known.near(0.01)), "apgd_targeted", loss="margin")
+    climb.run(every | (bent & known.near(0.02)), "apgd_targeted", n_targets=4)
     climb.run(every | (bent & known.near(0.01)), "apgd", loss="margin", restarts=5)
-    climb.run(every | (bent & known.near(0.01)), "apgd", loss="cross_entropy", restarts=5)
+
+
+def _mistrust(climb: _Climb, every: Tensor) -> None:
+    """Attack otherwise where what the radius lacks says little, as the margin hardly moves here or further out.
+
+    Where twice the radius takes the margin hardly any further, steps of a size that the radius sets lead on to a
+    plateau, and FAB takes those that the linear model asks for. Where the gradient would take many times the radius, the
+    margin is flat around ``x``; what may still move is the score of another class, and the difference-of-logits ratio
+    raises that one, while Z_t - Z_y mostly lowers that of ``y``.
+    """
+    known = climb.known
+    deaf = every | climb.deaf(known.near(DEAF_UP_TO))
+    climb.run(deaf, "fab_targeted", "boundary", num_targets=1, steps=50, stop_at_epsilon=True)
+    for most, share in ((3, 2.0), (9, 0.3)):
+        steps, close = 50 if most == 3 else 100, every | known.near(share)
+        climb.run(deaf & close, "fab_targeted", "boundary", num_targets=most, steps=steps, stop_at_epsilon=True)
+    flat = known.far(FLAT) | (known.far(4.0) & (known.fall > 1.3 * known.expected))
+    climb.run(every | flat, "apgd_targeted", "flat", steps=10)
 
 
 def _search(climb: _Climb, every: Tensor) -> None:
-    """Search by scores where gradients may mislead, and go to the end where scores alone come nearly as far.
+    """Search by scores where gradients may mislead, and go on as far as what scores lack leaves room for a success.
 
     Where gradients are a guide, 50 and 300 queries of Square lower the margin by about a fifth and two fifths of what
-    the descents did; where they are not, by as much or more. Samples of which neither gradients nor scores tell
-    anything are searched from the other side of the boundary.
+    the descents did, less than half of what even a sample at the boundary needs; where they are not, by as much as the
+    descents or more. Samples of which neither gradients nor scores tell anything are searched from
+    the other side of the boundary.
     """
     known = climb.known
-    fall, odd = known.fall, known.odd(0.1)
+    fall, odd = known.fall, known.odd(0.05)
     still = ~known.broken & (fall < 0.01 * known.clean)
-    near = every | (known.near(4.0) & (odd | known.near(1.0))) | (odd & still)
-    asked = near | known.astray(0.5)
+    asked = every | (odd & (known.near(0.6) | still)) | known.astray(0.5)
     by_scores = climb.run(asked, "square", queries=50)
     flat = asked & (torch.maximum(fall, by_scores) < 0.01 * known.clean)
-    asked &= every | (by_scores > 0.3 * fall)
-    lying = climb.disagree(odd & (asked | known.near(0.5)) & ~flat)
-    asked &= near | lying
+    asked &= every | known.near(0.1) | (known.clean <= 3.0 * by_scores)
+    told = climb.agreement(((asked | still) & odd & ~flat) | (known.odd(0.15) & known.near(2.0)))
+    misled = told < MISLED
+    asked |= misled
     by_scores = climb.run(asked, "square", queries=300)
-    lying |= climb.disagree(asked & ~odd & ~flat & (by_scores > 0.9 * fall))
+    asked &= every | (known.clean <= 1.8 * by_scores) & (known.near(0.3) | (by_scores > fall))
+    _estimate(climb, misled | (asked & (told < AGREEMENT)), every)
+    asked |= misled & (by_scores > 1.2 * fall)
+    climb.run(asked, "apgd", "square", loss="cross_entropy")
+    by_scores = climb.run(asked, "square", queries=1000)
+    climb.run(asked & (every | (known.clean <= 1.25 * by_scores)), "square")
+    _surround(climb, flat, every)
+
+
+def _estimate(climb: _Climb, lying: Tensor, every: Tensor) -> None:
+    """Repeat the descents with slopes estimated from scores on the samples ``lying`` (bool), while that lowers margins."""
+    known = climb.known
     before = known.lowest.clone()
     climb.estimate(lying, (0,), 12)
-    lying &= every | known.near(0.3) | (known.lowest < before - 0.05 * known.clean)
+    lying = lying & (every | known.near(0.3) | (known.lowest < before - 0.05 * known.clean))
     climb.estimate(lying, (0, 1, 2), 30, "press/")
     climb.estimate(lying & known.near(0.5), (0, 1, 2), 30, "more/")
     climb.estimate(lying & known.near(0.2), (0, 1, 2), 30, "most/")
-    # No score takes a linear model further than its gradient does: samples that behave as one must be surpassed.
-    misled = every | (asked & (by_scores > torch.where(odd | lying, 0.6, 1.0) * fall))
-    surpassed = every | (by_scores > 1.2 * fall)
-    climb.run(misled & (surpassed | known.near(0.6)), NEAREST[climb.threat.norm], steps=60, stop_at_epsilon=True)
-    climb.run(misled & (surpassed | known.near(1.0)), "square", "square/short", queries=1000)
-    climb.run(misled & (surpassed | known.near(0.45)), "square")
-    climb.run(misled & (surpassed | known.near(0.25)), "fab_targeted", stop_at_epsilon=True)
     climb.follow(lying & known.near(0.2), 20, "gently")
-    _surround(climb, flat, every)
 
 
 def _surround(climb: _Climb, flat: Tensor, every: Tensor) -> None:

@@ -60,13 +60,22 @@ class Prospects:
         """
         return ~self.broken & (self.lowest <= share * self.fall)
 
+    def far(self, share: float) -> Tensor:
+        """Tell which samples would not be broken, were the radius larger by ``share`` of itself: bool (B,)."""
+        return ~self.broken & (self.lowest > share * self.fall)
+
+    @property
+    def unsettled(self) -> Tensor:
+        """Tell where the end of the last descent still lowered the margin by a twentieth: bool (B,)."""
+        return ~self.broken & (self.moved > MOTION * self.lowest)
+
     def odd(self, tolerance: float) -> Tensor:
         """Tell where the model does not behave as its gradient at ``x`` says, or the descent has not settled: bool (B,).
 
         Odd is a fall that differs from the expected one by more than ``tolerance`` of it (so is any fall, and none,
         where the gradient vanishes), and a margin that the end of the last descent lowered by a twentieth.
         """
-        return self.astray(tolerance) | (~self.broken & (self.moved > MOTION * self.lowest))
+        return self.astray(tolerance) | self.unsettled
 
     def astray(self, tolerance: float) -> Tensor:
         """Tell where the margin fell by another amount than expected, by ``tolerance`` of that or more: bool (B,)."""
