@@ -1,0 +1,115 @@
+"""The door of this room: corrupt a batch, on the levels in which pictures are stored."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from robustscope.core.draws import Draws
+from robustscope.core.errors import InvalidType, InvalidValue
+from robustscope.corruptions.cards import CORRUPTIONS, CorruptionCard
+
+Rounding = Literal["truncate", "nearest", "none"]
+HELD = 200_000
+"""Values of a part of a batch on the CPU: what a second-level cache holds, and one colour picture of 224 x 224."""
+SLACK = 1e-3
+"""Share of a level within which a value counts as the level; float32 loses a hundredth of that."""
+
+
+def corrupt(
+    name: str,
+    x: Tensor,
+    severity: int = 1,
+    *,
+    draws: Draws | None = None,
+    seed: int = 0,
+    rounding: Rounding = "truncate",
+    **parameters: Any,
+) -> Tensor:
+    """Corrupt a batch of pictures.
+
+    What comes out for a sample depends on the sample, its id, the seed and the arguments alone, however the batch is cut
+    or ordered.
+
+    Args:
+        name: of the corruption.
+        x: (B, C, H, W), values in [0, 1].
+        severity: 1 (mild) to 5.
+        draws: random numbers of these samples; None numbers them 0 to B - 1 under ``seed``.
+        seed: used when ``draws`` is None.
+        rounding: how values come onto 256 levels: "truncate", as the published benchmarks did, "nearest", or "none" for
+            what the corruption itself returns.
+        **parameters: hyper-parameters, checked against the card.
+
+    Returns:
+        (B, C, H, W), in [0, 1], in the dtype and on the device of ``x``.
+
+    Raises:
+        UnknownName, InvalidType, InvalidValue: for arguments that the card does not allow.
+
+    Example:
+        >>> grey = torch.full((1, 3, 8, 8), 0.5)
+        >>> (corrupt("brightness", grey, 5, constants="imagenet-c")[0, :, 0, 0] * 255).round()
+        tensor([255., 255., 255.])
+    """
+    given = draws if draws is not None else Draws(seed, tuple(range(len(x))))
+    return apply(CORRUPTIONS[name], x, severity, draws=given, rounding=rounding, **parameters)
+
+
+def apply(
+    card: CorruptionCard, x: Tensor, severity: int, *, draws: Draws, rounding: Rounding = "truncate", **parameters: Any
+) -> Tensor:
+    """As :func:`corrupt`, with a card, registered or not."""
+    _check(card, x, draws, rounding)
+    chosen = card.resolve(parameters)
+    if not len(x):
+        return x.clone()
+    own = draws.within(card.name)
+    size = len(x) if x.device.type != "cpu" else max(1, HELD // x[0].numel())
+    parts = []
+    for rows in torch.arange(len(x)).split(size):
+        part = slice(int(rows[0]), int(rows[-1]) + 1)
+        found = card.function(x[part].detach(), severity, draws=own.select(rows), **chosen)
+        parts.append(on_levels(found.clamp(0, 1), rounding))
+    return torch.cat(parts)
+
+
+def on_levels(x: Tensor, rounding: Rounding) -> Tensor:
+    """Return values of [0, 1] on multiples of 1/255, or as they are for "none"."""
+    if rounding == "none":
+        return x
+    return x.mul(255).add(SLACK if rounding == "truncate" else 0.5).floor().div(255)
+
+
+def _check(card: CorruptionCard, x: Tensor, draws: Draws, rounding: Rounding) -> None:
+    if not isinstance(x, Tensor) or not x.is_floating_point():
+        raise InvalidType(
+            f"inputs of type {getattr(x, 'dtype', type(x).__name__)} were given",
+            "a tensor of floats in [0, 1] is allowed",
+            "Divide pictures of bytes by 255.",
+        )
+    if x.dim() != 4 or 0 in x.shape[1:] or (card.channels is not None and x.shape[1] not in card.channels):
+        wanted = "any number of channels C" if card.channels is None else f"C among {card.channels}"
+        raise InvalidValue(
+            f"inputs of shape {tuple(x.shape)} were given to {card.name!r}",
+            f"pictures (B, C, H, W) with {wanted} are allowed",
+            "Choose another corruption.",
+        )
+    if len(x) and not bool(((x >= 0) & (x <= 1)).all()):
+        raise InvalidValue(
+            f"inputs with values in [{float(x.min()):.4g}, {float(x.max()):.4g}] were given",
+            "values in [0, 1] are allowed",
+            "Rescale them; normalisation belongs behind the corruption, into the classifier.",
+        )
+    if len(draws.ids) != len(x):
+        raise InvalidValue(
+            f"{len(draws.ids)} sample ids were given for {len(x)} samples",
+            "one id for each sample is allowed",
+            "Build Draws with ids=tuple(sample ids of this batch).",
+        )
+    if rounding not in ("truncate", "nearest", "none"):
+        raise InvalidValue(
+            f"rounding={rounding!r} was given", "'truncate', 'nearest' or 'none' is allowed", "Choose one of them."
+        )
