@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -10,12 +10,10 @@ from torch import Tensor
 from robustscope.core.draws import Draws
 from robustscope.core.errors import InvalidType, InvalidValue
 from robustscope.corruptions.cards import CORRUPTIONS, CorruptionCard
+from robustscope.corruptions.tables import Rounding, on_levels
 
-Rounding = Literal["truncate", "nearest", "none"]
 HELD = 200_000
 """Values of a part of a batch on the CPU: what a second-level cache holds, and one colour picture of 224 x 224."""
-SLACK = 1e-3
-"""Share of a level within which a value counts as the level; float32 loses a hundredth of that."""
 
 
 def corrupt(
@@ -71,16 +69,9 @@ def apply(
     parts = []
     for rows in torch.arange(len(x)).split(size):
         part = slice(int(rows[0]), int(rows[-1]) + 1)
-        found = card.function(x[part].detach(), severity, draws=own.select(rows), **chosen)
+        found = card.function(x[part].detach().contiguous(), severity, draws=own.select(rows), **chosen)
         parts.append(on_levels(found.clamp(0, 1), rounding))
     return torch.cat(parts)
-
-
-def on_levels(x: Tensor, rounding: Rounding) -> Tensor:
-    """Return values of [0, 1] on multiples of 1/255, or as they are for "none"."""
-    if rounding == "none":
-        return x
-    return x.mul(255).add(SLACK if rounding == "truncate" else 0.5).floor().div(255)
 
 
 def _check(card: CorruptionCard, x: Tensor, draws: Draws, rounding: Rounding) -> None:

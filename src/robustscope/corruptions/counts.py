@@ -7,7 +7,7 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
-CELLS = 1024
+CELLS = 512
 NEAR = 2e-3
 
 
@@ -16,7 +16,7 @@ def _tables(scale: float) -> tuple[Tensor, Tensor]:
     """Return the distribution functions of rates level / 255 * scale, and the least count of each cell of [0, 1).
 
     Returns:
-        float32 (256, K), P(count <= k), and int32 (256 * CELLS,): the count, or -1 - the least one where the cell holds
+        float32 (256, K), P(count <= k), and int16 (256 * CELLS,): the count, or -1 - the least one where the cell holds
         several.
     """
     most = int(scale + 8 * scale**0.5 + 12)
@@ -28,7 +28,7 @@ def _tables(scale: float) -> tuple[Tensor, Tensor]:
     # The last number of a cell is one step of float32's generator below its end.
     first = torch.searchsorted(known, edges[:, :-1].contiguous(), right=True)
     last = torch.searchsorted(known, edges[:, 1:].contiguous() - 2.0**-24, right=True)
-    return known, torch.where(first == last, first, -1 - first).int().flatten()
+    return known, torch.where(first == last, first, -1 - first).short().flatten()
 
 
 def poisson(x: Tensor, scale: float, uniform: Tensor, more: Tensor | None) -> Tensor:
@@ -46,20 +46,28 @@ def poisson(x: Tensor, scale: float, uniform: Tensor, more: Tensor | None) -> Te
     scaled = x * 255
     level = (scaled + NEAR).floor().clamp(0, 255)
     uniform = uniform.float()
-    rows = level.long()
-    found = cells[rows.mul(CELLS).add_(uniform.mul(CELLS).long())]
-    flat, counts = found.view(-1), found.clone().view(-1)
-    open_ = (flat < 0).nonzero()[:, 0]
-    counts[open_] = -1 - counts[open_]
-    rows, uniform = rows.view(-1), uniform.reshape(-1)
-    while len(open_):
-        open_ = open_[uniform[open_] >= known[rows[open_], counts[open_].long()]]
-        counts[open_] += 1
-    counts = counts.view(x.shape).to(x.dtype)
+    cell = (level.float() * CELLS + (uniform * CELLS).floor()).int().view(-1)
+    found = cells.index_select(0, cell)
+    counts = found.to(x.dtype)
+    several = (found < 0).nonzero()[:, 0]
+    counts[several] = _searched(
+        known, cell[several].long() // CELLS, uniform.view(-1)[several], -1 - found[several]
+    ).to(x.dtype)
+    counts = counts.view(x.shape)
     if more is None:
         return counts
     rest = scaled - level
     return counts + _inverted(torch.where(rest > NEAR, rest, 0) / 255 * scale, more)
+
+
+def _searched(known: Tensor, rows: Tensor, uniform: Tensor, least: Tensor) -> Tensor:
+    """Return the first count, from the least possible one on, whose distribution function passes a number."""
+    counts = least.long()
+    left = torch.arange(len(counts), device=counts.device)
+    while len(left):
+        left = left[uniform[left] >= known[rows[left], counts[left]]]
+        counts[left] += 1
+    return counts
 
 
 def has_rest(x: Tensor) -> bool:

@@ -34,7 +34,19 @@ def extend(x: Tensor, axis: int, before: int, after: int, edge: Edge) -> Tensor:
     """
     if not before and not after:
         return x
-    return x.index_select(axis, torch.from_numpy(_outside(x.shape[axis], before, after, edge)).to(x.device))
+    length, skip = x.shape[axis], int(edge == "mirror")
+    if max(before, after) + skip > length and edge != "nearest":
+        return x.index_select(axis, torch.from_numpy(_outside(length, before, after, edge)).to(x.device))
+    if edge == "nearest":
+        shape = list(x.shape)
+        first, last = x.narrow(axis, 0, 1), x.narrow(axis, length - 1, 1)
+        shape[axis] = before
+        ends = [first.expand(shape)]
+        shape[axis] = after
+        ends.append(last.expand(shape))
+    else:
+        ends = [x.narrow(axis, skip, before).flip(axis), x.narrow(axis, length - after - skip, after).flip(axis)]
+    return torch.cat([ends[0], x, ends[1]], axis)
 
 
 def gaussian_weights(sigma: float, truncate: float) -> np.ndarray:

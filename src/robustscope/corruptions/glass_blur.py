@@ -9,7 +9,7 @@ from robustscope.core.draws import Draws
 from robustscope.corruptions.cards import HENDRYCKS, register
 from robustscope.corruptions.filters import gaussian
 from robustscope.corruptions.gaussian_blur import legacy_axes
-from robustscope.corruptions.tables import Constants, benchmark, constant
+from robustscope.corruptions.tables import Constants, benchmark, constant, on_levels
 
 GLASS = {
     "imagenet-c": ((0.7, 1, 2), (0.9, 2, 1), (1.0, 2, 3), (1.1, 3, 2), (1.5, 4, 2)),
@@ -54,8 +54,7 @@ def glass_blur(x: Tensor, severity: int, *, draws: Draws, constants: Constants =
     """
     sigma, distance, rounds = constant(GLASS, constants, x, severity)
     axes = legacy_axes(constants, x)
-    blurred = gaussian(x, sigma, axes=axes)
-    x = (blurred * 255 + 1e-3).floor() / 255
+    x = on_levels(gaussian(x, sigma, axes=axes), "truncate")
     rows, columns = (side - 2 * distance for side in x.shape[-2:])
     if rows < 1 or columns < 1:
         return gaussian(x, sigma, axes=axes).clamp(0, 1)

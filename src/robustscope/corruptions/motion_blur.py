@@ -7,7 +7,7 @@ from torch import Tensor
 from robustscope.core.draws import Draws
 from robustscope.corruptions.cards import HENDRYCKS, register
 from robustscope.corruptions.filters import motion
-from robustscope.corruptions.tables import Constants, constant
+from robustscope.corruptions.tables import Constants, constant, on_levels
 
 LINE = {
     "imagenet-c": ((10, 3), (15, 5), (15, 8), (15, 12), (20, 15)),
@@ -40,15 +40,15 @@ def motion_blur(x: Tensor, severity: int, *, draws: Draws, constants: Constants 
         constants: benchmark whose constants are taken; "auto" goes by the size of the pictures.
 
     Returns:
-        (B, C, H, W).
+        (B, C, H, W), on 256 levels.
 
     Raises:
         InvalidValue: for another severity or unknown constants.
 
     Source: Hendrycks and Dietterich 2019, arXiv:1903.12261, Sec. 4.1; constants of the authors' programs.
 
-    Departures: the benchmark calls ImageMagick, which rounds to 8 bits; here its formula is computed in floats. A line
-    that is longer than the picture goes on in its last pixels, as in ImageMagick.
+    Departures: the benchmark calls ImageMagick; here its formula is computed, and rounded to 8 bits as there. A line that
+    is longer than the picture goes on in its last pixels, as in ImageMagick.
     """
     radius, sigma = constant(LINE, constants, x, severity)
-    return motion(x, radius, sigma, angles_of(draws, x, -45.0, 45.0))
+    return on_levels(motion(x, radius, sigma, angles_of(draws, x, -45.0, 45.0)), "nearest")

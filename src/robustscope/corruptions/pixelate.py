@@ -44,20 +44,23 @@ def pixelate(x: Tensor, severity: int, *, draws: Draws, constants: Constants = "
     Source: Hendrycks and Dietterich 2019, arXiv:1903.12261, Sec. 4.1; constants of the authors' programs.
     """
     size = constant(SIZE, constants, x, severity)
-    sides = x.shape[-2:]
-    x = (x * 255 + 0.5).floor()
-    for axis in (-1, -2):
-        x = _shrunk(x, axis, max(1, int(x.shape[axis] * size)))
-    for axis in (-2, -1):
-        few, many = x.shape[axis], sides[axis]
-        places = torch.from_numpy(((np.arange(many) + 0.5) * (few / many)).astype(np.int64))
-        x = x.index_select(axis, places.to(x.device))
-    return x / 255
+    height, width = x.shape[-2:]
+    # Rows are copied much faster than columns, so columns are turned into rows first.
+    x = (x * 255 + 0.5).floor().transpose(-1, -2).contiguous()
+    x = _shrunk(x, max(1, int(width * size))).transpose(-1, -2).contiguous()
+    x = _repeated(_shrunk(x, max(1, int(height * size))), height)
+    return (_repeated(x.transpose(-1, -2).contiguous(), width) / 255).transpose(-1, -2)
 
 
-def _shrunk(x: Tensor, axis: int, few: int) -> Tensor:
-    """Return whole numbers averaged along an axis to ``few`` values, rounded."""
-    many = x.shape[axis]
+def _repeated(x: Tensor, many: int) -> Tensor:
+    """Return ``many`` rows, each the one that holds its centre."""
+    places = ((np.arange(many) + 0.5) * (x.shape[-2] / many)).astype(np.int64)
+    return x.index_select(-2, torch.from_numpy(places).to(x.device))
+
+
+def _shrunk(x: Tensor, few: int) -> Tensor:
+    """Return whole numbers (..., H, W) averaged to ``few`` rows, rounded."""
+    many = x.shape[-2]
     scale = many / few
     centres = (np.arange(few) + 0.5) * scale
     first = np.maximum((centres - 0.5 * scale + 0.5).astype(np.int64), 0)
@@ -65,14 +68,9 @@ def _shrunk(x: Tensor, axis: int, few: int) -> Tensor:
     # Pillow's box is open at its left end: a centre that lies there belongs to the pixel before.
     first += (first - centres + 0.5) / scale <= -0.5
     last -= (last - 1 - centres + 0.5) / scale > 0.5
-    counts = last - first
-    shape = [1] * x.dim()
-    shape[axis] = few
-    total = torch.zeros_like(x.narrow(axis, 0, few))
+    counts = torch.from_numpy(last - first).to(x.device)[:, None]
+    total = torch.zeros_like(x.narrow(-2, 0, few))
     for i in range(int(counts.max())):
-        part = x.index_select(axis, torch.from_numpy(np.minimum(first + i, many - 1)).to(x.device))
-        if (counts > i).all():
-            total += part
-        else:
-            total += part * torch.from_numpy(counts > i).to(x).view(shape)
-    return (total / torch.from_numpy(counts).to(x).view(shape) + 0.5).floor()
+        part = x.index_select(-2, torch.from_numpy(np.minimum(first + i, many - 1)).to(x.device))
+        total += part if bool((counts > i).all()) else part * (counts > i)
+    return (total / counts + 0.5).floor()

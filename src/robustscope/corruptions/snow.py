@@ -11,7 +11,7 @@ from robustscope.corruptions.colours import grey
 from robustscope.corruptions.filters import motion
 from robustscope.corruptions.motion_blur import angles_of
 from robustscope.corruptions.resample import crop_of_zoom, enlarge
-from robustscope.corruptions.tables import Constants, constant
+from robustscope.corruptions.tables import Constants, constant, on_levels
 
 SNOW = {
     "imagenet-c": (
@@ -72,9 +72,7 @@ def snow(x: Tensor, severity: int, *, draws: Draws, constants: Constants = "auto
     (_, tall, high), (_, broad, wide) = (crop_of_zoom(side, size) for side in x.shape[-2:])
     flakes = mean + sigma * draws.normal("flakes", x.new_empty(len(x), 1, tall, broad))
     flakes = enlarge(flakes, (high, wide), *x.shape[-2:])
-    flakes = torch.where(flakes < threshold, 0, flakes).clamp(0, 1)
-    flakes = (flakes * 255).floor() / 255
-    flakes = motion(flakes, int(radius), spread, angles_of(draws, x, -135.0, -45.0))
-    flakes = (flakes * 255).round() / 255
+    flakes = on_levels(torch.where(flakes < threshold, 0, flakes).clamp(0, 1), "truncate")
+    flakes = on_levels(motion(flakes, int(radius), spread, angles_of(draws, x, -135.0, -45.0)), "nearest")
     white = weight * x + (1 - weight) * torch.maximum(x, grey(x) * 1.5 + 0.5)
     return (white + flakes + flakes.rot90(2, (-2, -1))).clamp(0, 1)

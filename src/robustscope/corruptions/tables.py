@@ -1,4 +1,4 @@
-"""Which constants a corruption takes: those of the benchmark whose pictures have the size of the inputs."""
+"""What all corruptions share: the constants of the benchmark whose pictures have the size of the inputs, and levels."""
 
 from __future__ import annotations
 
@@ -10,7 +10,10 @@ from torch import Tensor
 from robustscope.core.errors import InvalidValue
 
 Constants = Literal["auto", "imagenet-c", "tiny-imagenet-c", "cifar-10-c", "mnist-c"]
+Rounding = Literal["truncate", "nearest", "none"]
 T = TypeVar("T")
+SLACK = 1e-3
+"""Share of a level within which a value counts as the level; float32 loses a hundredth of that."""
 
 
 def benchmark(constants: Constants, x: Tensor) -> str:
@@ -70,3 +73,16 @@ def check_severity(severity: int, most: int = 5) -> int:
         allowed = f"an integer from 1 to {most} is allowed" if most > 1 else "1 alone is allowed"
         raise InvalidValue(f"severity={severity!r} was given", allowed, "Choose among them.")
     return severity
+
+
+def on_levels(x: Tensor, rounding: Rounding) -> Tensor:
+    """Return values of [0, 1] on multiples of 1/255, or as they are for "none".
+
+    Example:
+        >>> import torch
+        >>> (on_levels(torch.tensor([0.999, 0.4]), "truncate") * 255).tolist()
+        [254.0, 102.0]
+    """
+    if rounding == "none":
+        return x
+    return x.mul(255).add_(SLACK if rounding == "truncate" else 0.5).floor_().div_(255)
