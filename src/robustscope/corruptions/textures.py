@@ -13,11 +13,11 @@ from robustscope.core.draws import Draws
 HEIGHT, WIDTH = 448, 640
 KINDS = (
     # mean and standard deviation of red, green, blue (0 to 255); falloff of the spectrum; share of ridges
-    ((78, 149, 166), (27, 16, 15), 1.15, 0.9),
-    ((201, 205, 214), (21, 22, 23), 0.85, 0.5),
-    ((201, 205, 214), (21, 22, 23), 0.85, 0.9),
-    ((138, 153, 165), (28, 28, 30), 0.75, 0.6),
-    ((112, 123, 135), (44, 43, 42), 0.9, 0.8),
+    ((78, 149, 166), (27, 16, 15), 1.2, 0.7),
+    ((201, 205, 214), (21, 22, 23), 1.1, 0.5),
+    ((201, 205, 214), (21, 22, 23), 1.3, 0.8),
+    ((138, 153, 165), (28, 28, 30), 1.0, 0.6),
+    ((112, 123, 135), (44, 43, 42), 1.25, 0.7),
 )
 """Five textures with the colours, contrasts and spectra of the five photographs that the benchmark draws from."""
 
@@ -49,7 +49,7 @@ def _shaped(noise: Tensor, falloff: float) -> Tensor:
     """Return noise (H, W) whose amplitudes fall as frequency^-falloff, of mean 0 and standard deviation 1."""
     down = torch.fft.fftfreq(HEIGHT, dtype=torch.float64)[:, None]
     across = torch.fft.rfftfreq(WIDTH, dtype=torch.float64)
-    frequency = (down**2 + across**2).sqrt().clamp(min=2 / WIDTH)
+    frequency = (down**2 + across**2).sqrt().clamp(min=1 / WIDTH)
     return _standard(torch.fft.irfft2(torch.fft.rfft2(noise) * frequency**-falloff, s=noise.shape))
 
 
