@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -66,12 +67,12 @@ def apply(
         return x.clone()
     own = draws.within(card.name)
     size = len(x) if x.device.type != "cpu" else max(1, HELD // x[0].numel())
-    parts = []
-    for rows in torch.arange(len(x)).split(size):
-        part = slice(int(rows[0]), int(rows[-1]) + 1)
-        found = card.function(x[part].detach().contiguous(), severity, draws=own.select(rows), **chosen)
-        parts.append(on_levels(found.clamp(0, 1), rounding))
-    return torch.cat(parts)
+    out = torch.empty_like(x, requires_grad=False, memory_format=torch.contiguous_format)
+    for first in range(0, len(x), size):
+        rows = slice(first, first + size)
+        part = card.function(x[rows].detach().contiguous(), severity, draws=replace(own, ids=own.ids[rows]), **chosen)
+        on_levels(out[rows].copy_(part).clamp_(0, 1), rounding)
+    return out
 
 
 def _check(card: CorruptionCard, x: Tensor, draws: Draws, rounding: Rounding) -> None:
@@ -88,9 +89,10 @@ def _check(card: CorruptionCard, x: Tensor, draws: Draws, rounding: Rounding) ->
             f"pictures (B, C, H, W) with {wanted} are allowed",
             "Choose another corruption.",
         )
-    if len(x) and not bool(((x >= 0) & (x <= 1)).all()):
+    least, most = (float(end) for end in x.detach().aminmax()) if len(x) else (0.0, 1.0)
+    if not (least >= 0 and most <= 1):
         raise InvalidValue(
-            f"inputs with values in [{float(x.min()):.4g}, {float(x.max()):.4g}] were given",
+            f"inputs with values in [{least:.4g}, {most:.4g}] were given",
             "values in [0, 1] are allowed",
             "Rescale them; normalisation belongs behind the corruption, into the classifier.",
         )

@@ -57,7 +57,7 @@ def glass_blur(x: Tensor, severity: int, *, draws: Draws, constants: Constants =
     """
     sigma, distance, rounds = constant(GLASS, constants, x, severity)
     axes = legacy_axes(constants, x)
-    x = on_levels(gaussian(x, sigma, axes=axes), "truncate")
+    x = on_levels(gaussian(x, sigma, axes=axes).clone(), "truncate")
     rows, columns = (side - 2 * distance for side in x.shape[-2:])
     if rows < 1 or columns < 1:
         return gaussian(x, sigma, axes=axes).clamp(0, 1)

@@ -42,6 +42,6 @@ def jpeg_compression(x: Tensor, severity: int, *, draws: Draws, constants: Const
 
     Source: Hendrycks and Dietterich 2019, arXiv:1903.12261, Sec. 4.1; constants of the authors' programs.
     """
-    levels = (x * 255).round().to(device="cpu", dtype=torch.uint8).permute(0, 2, 3, 1).contiguous()
+    levels = (x * 255).add_(0.5).to(device="cpu", dtype=torch.uint8).permute(0, 2, 3, 1).contiguous()
     opened = through_jpeg(levels.numpy(), constant(QUALITY, constants, x, severity))
     return torch.from_numpy(opened).permute(0, 3, 1, 2).to(device=x.device, dtype=x.dtype) / 255

@@ -76,7 +76,7 @@ def check_severity(severity: int, most: int = 5) -> int:
 
 
 def on_levels(x: Tensor, rounding: Rounding) -> Tensor:
-    """Return values of [0, 1] on multiples of 1/255, or as they are for "none".
+    """Bring values of [0, 1] onto multiples of 1/255, in place; leave them as they are for "none".
 
     Example:
         >>> import torch
@@ -85,4 +85,4 @@ def on_levels(x: Tensor, rounding: Rounding) -> Tensor:
     """
     if rounding == "none":
         return x
-    return x.mul(255).add_(SLACK if rounding == "truncate" else 0.5).floor_().div_(255)
+    return x.mul_(255).add_(SLACK if rounding == "truncate" else 0.5).floor_().div_(255)
