@@ -74,6 +74,12 @@ def _call(
     return found
 
 
+def _bare(card: CorruptionCard, constants: str, x: Tensor, severity: int) -> Tensor:
+    """Call the function itself, for what the door would put right."""
+    chosen = card.resolve({**({"constants": constants} if "constants" in card.parameters else {}), **card.quick})
+    return card.function(x, severity, draws=Draws(0, tuple(range(len(x)))), **chosen)
+
+
 def _broken(card: CorruptionCard, seen: str, allowed: str, remedy: str) -> ContractBroken:
     return ContractBroken(f"the corruption {card.name!r} {seen}", f"{allowed} is allowed", remedy)
 
@@ -83,9 +89,10 @@ def keeps_form(card: CorruptionCard, constants: str) -> None:
     for dtype in (torch.float32, torch.float64):
         x = _pictures(card, constants, 3, dtype)
         strided = x.permute(0, 2, 3, 1).contiguous().permute(0, 3, 1, 2)
-        for given in (x, x[:1], x[:0], strided, x[..., :20], x.clone().requires_grad_()):
+        several = (x, x[:1], x[:0], strided, x[..., :20], x.clone().requires_grad_())
+        for given, call in [*((given, _call) for given in several), (x, _bare), (x[:1], _bare)]:
             for severity in (1, card.severities):
-                found = _call(card, constants, given, severity)
+                found = call(card, constants, given, severity)
                 wrong = [
                     *([f"shape {tuple(found.shape)}"] if found.shape != given.shape else []),
                     *([f"{found.dtype}"] if found.dtype != dtype else []),
@@ -103,10 +110,8 @@ def stays_in_bounds(card: CorruptionCard, constants: str) -> None:
     """What the function itself returns lies in [0, 1], also for black, white and one-coloured pictures."""
     x = _pictures(card, constants, 4)
     x = torch.cat([x, torch.zeros_like(x[:1]), torch.ones_like(x[:1]), torch.full_like(x[:1], 0.5)])
-    draws = Draws(0, tuple(range(len(x))))
-    chosen = card.resolve({**({"constants": constants} if "constants" in card.parameters else {}), **card.quick})
     for severity in range(1, card.severities + 1):
-        found = card.function(x, severity, draws=draws, **chosen)
+        found = _bare(card, constants, x, severity)
         if not bool(((found >= -1e-6) & (found <= 1 + 1e-6)).all()):
             seen = f"returned values in [{float(found.min()):.4g}, {float(found.max()):.4g}] at severity {severity}"
             raise _broken(card, seen, "[0, 1]", "Clip the result.")

@@ -71,6 +71,12 @@ def apply(
     for first in range(0, len(x), size):
         rows = slice(first, first + size)
         part = card.function(x[rows].detach().contiguous(), severity, draws=replace(own, ids=own.ids[rows]), **chosen)
+        if part.shape != out[rows].shape:
+            raise InvalidValue(
+                f"the corruption {card.name!r} returned {tuple(part.shape)} for {tuple(out[rows].shape)}",
+                "the shape of the inputs is allowed",
+                "Correct the function.",
+            )
         on_levels(out[rows].copy_(part).clamp_(0, 1), rounding)
     return out
 
