@@ -258,7 +258,7 @@ def test_the_parts_of_spatter():
 
 def test_a_picture_without_drops_stays():
     x = levels(1, side=8, dtype=torch.float32)
-    found = [corrupt("spatter", x, 1, seed=seed, constants="imagenet-c") for seed in range(8)]
+    found = [corrupt("spatter", x, 1, seed=seed, constants="imagenet-c") for seed in range(40)]
     assert any(torch.equal(one.mul(255).round(), x.mul(255).round()) for one in found)
     assert any(not torch.equal(one, x) for one in found)
 
