@@ -44,4 +44,4 @@ def jpeg_compression(x: Tensor, severity: int, *, draws: Draws, constants: Const
     """
     levels = (x * 255).add_(0.5).to(device="cpu", dtype=torch.uint8).permute(0, 2, 3, 1).contiguous()
     opened = through_jpeg(levels.numpy(), constant(QUALITY, constants, x, severity))
-    return torch.from_numpy(opened).permute(0, 3, 1, 2).to(device=x.device, dtype=x.dtype) / 255
+    return torch.from_numpy(opened).permute(0, 3, 1, 2).to(device=x.device, dtype=x.dtype).div_(255)

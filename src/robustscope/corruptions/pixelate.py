@@ -49,11 +49,11 @@ def pixelate(x: Tensor, severity: int, *, draws: Draws, constants: Constants = "
     """
     size = constant(SIZE, constants, x, severity)
     height, width = x.shape[-2:]
-    # Rows are copied much faster than columns, so columns are turned into rows first.
-    x = (x * 255 + 0.5).floor().transpose(-1, -2).contiguous()
+    # Rows are copied much faster than columns, so columns are turned into rows, and back while the picture is small.
+    x = (x * 255).add_(0.5).floor_().transpose(-1, -2).contiguous()
     x = _shrunk(x, max(1, int(width * size))).transpose(-1, -2).contiguous()
-    x = _repeated(_shrunk(x, max(1, int(height * size))), height)
-    return (_repeated(x.transpose(-1, -2).contiguous(), width) / 255).transpose(-1, -2)
+    x = _shrunk(x, max(1, int(height * size))).div_(255).transpose(-1, -2).contiguous()
+    return _repeated(_repeated(x, width).transpose(-1, -2).contiguous(), height)
 
 
 def _repeated(x: Tensor, many: int) -> Tensor:
@@ -73,8 +73,9 @@ def _shrunk(x: Tensor, few: int) -> Tensor:
     first += (first - centres + 0.5) / scale <= -0.5
     last -= (last - 1 - centres + 0.5) / scale > 0.5
     counts = torch.from_numpy(last - first).to(x.device)[:, None]
-    total = torch.zeros_like(x.narrow(-2, 0, few))
-    for i in range(int(counts.max())):
+    most, least = int(counts.max()), int(counts.min())
+    total = x.index_select(-2, torch.from_numpy(first).to(x.device))
+    for i in range(1, most):
         part = x.index_select(-2, torch.from_numpy(np.minimum(first + i, many - 1)).to(x.device))
-        total += part if bool((counts > i).all()) else part * (counts > i)
-    return (total / counts + 0.5).floor()
+        total += part if i < least else part.mul_(counts > i)
+    return total.div_(counts).add_(0.5).floor_()
