@@ -150,6 +150,7 @@ PAGES_THAT_RUN = [
             "attack-your-own-defence",
             "trust",
             "certificates",
+            "corruptions",
             "limits",
         )
     ),
