@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
 from robustscope.core.draws import Draws
 from robustscope.corruptions.cards import HENDRYCKS, register
+from robustscope.corruptions.colours import raised
 from robustscope.corruptions.tables import Constants, constant
 
 MORE = {
@@ -41,7 +41,4 @@ def brightness(x: Tensor, severity: int, *, draws: Draws, constants: Constants =
 
     Source: Hendrycks and Dietterich 2019, arXiv:1903.12261, Sec. 4.1; constants of the authors' programs.
     """
-    value = x.amax(1, keepdim=True)
-    brighter = (value + constant(MORE, constants, x, severity)).clamp(max=1)
-    # A colour of hue h and saturation s is V times a vector of h and s; black has the saturation 0.
-    return torch.where(value > 0, x * (brighter / value), brighter)
+    return raised(x, constant(MORE, constants, x, severity))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -61,7 +61,7 @@ def apply(
     card: CorruptionCard, x: Tensor, severity: int, *, draws: Draws, rounding: Rounding = "truncate", **parameters: Any
 ) -> Tensor:
     """As :func:`corrupt`, with a card, registered or not."""
-    _check(card, x, draws, rounding)
+    check_pictures(card, x, draws, rounding)
     chosen = card.resolve(parameters)
     if not len(x):
         return x.clone()
@@ -81,7 +81,27 @@ def apply(
     return out
 
 
-def _check(card: CorruptionCard, x: Tensor, draws: Draws, rounding: Rounding) -> None:
+class Pictured(Protocol):
+    """A card of what takes pictures."""
+
+    @property
+    def name(self) -> str:
+        """Name in its registry."""
+        ...
+
+    @property
+    def channels(self) -> tuple[int, ...] | None:
+        """Numbers of channels that are allowed; None means any."""
+        ...
+
+
+def check_pictures(card: Pictured, x: Tensor, draws: Draws, rounding: Rounding) -> None:
+    """Refuse what is no batch of pictures with values in [0, 1] and one id for each.
+
+    Raises:
+        InvalidType: for anything but a tensor of floats.
+        InvalidValue: for another shape, other values, other ids or an unknown rounding.
+    """
     if not isinstance(x, Tensor) or not x.is_floating_point():
         raise InvalidType(
             f"inputs of type {getattr(x, 'dtype', type(x).__name__)} were given",

@@ -84,3 +84,30 @@ def about_centre(linear: Tensor, x: Tensor) -> Tensor:
     height, width = x.shape[-2:]
     centre = torch.tensor([(width - 1) / 2, (height - 1) / 2], dtype=torch.float64)
     return torch.cat([linear, (centre - linear @ centre)[..., None]], -1)
+
+
+def scaled(x: Tensor, size: float) -> Tensor:
+    """Return pictures enlarged (or shrunk) about their centre, 0 outside."""
+    linear = torch.eye(2, dtype=torch.float64).expand(len(x), 2, 2) / size
+    return affine(x, about_centre(linear, x), "zeros")
+
+
+def moved(x: Tensor, right: float, down: float = 0.0) -> Tensor:
+    """Return the maps (B, 2, 3) of a picture that moves to the right and downwards by so many pixels."""
+    maps = torch.eye(2, 3, dtype=torch.float64).repeat(len(x), 1, 1)
+    maps[:, :, 2] = -torch.tensor([right, down], dtype=torch.float64)
+    return maps
+
+
+def projected(x: Tensor, matrix: Tensor, edge: Literal["zeros", "mirror", "reflect"]) -> Tensor:
+    """Return pictures whose pixel at p = (column, row, 1) is that of ``x`` at ``matrix @ p``, divided by its third part.
+
+    Args:
+        x: (B, C, H, W).
+        matrix: float64 (3, 3).
+        edge: see :func:`look_up`.
+    """
+    columns, rows = pixels(x.double())
+    m = matrix.tolist()
+    parts = [m[k][0] * columns + m[k][1] * rows + m[k][2] for k in range(3)]
+    return look_up(x, *((part / parts[2]).to(x.dtype) for part in parts[:2]), edge)

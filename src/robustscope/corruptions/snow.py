@@ -69,10 +69,20 @@ def snow(x: Tensor, severity: int, *, draws: Draws, constants: Constants = "auto
     (see ``motion_blur``), and rounded to 8 bits as there.
     """
     mean, sigma, size, threshold, radius, spread, weight = constant(SNOW, constants, x, severity)
+    falling = flakes(x, draws, mean, sigma, size, threshold)
+    return snowed(x, motion(falling, int(radius), spread, angles_of(draws, x, -135.0, -45.0)), weight)
+
+
+def flakes(x: Tensor, draws: Draws, mean: float, sigma: float, size: float, threshold: float) -> Tensor:
+    """Return flakes that do not fall yet: noise, enlarged by ``size``, above a threshold: (B, 1, H, W), on 256 levels."""
     (_, tall, high), (_, broad, wide) = (crop_of_zoom(side, size) for side in x.shape[-2:])
-    flakes = mean + sigma * draws.normal("flakes", x.new_empty(len(x), 1, tall, broad))
-    flakes = enlarge(flakes, (high, wide), *x.shape[-2:])
-    flakes = on_levels(torch.where(flakes < threshold, 0, flakes).clamp(0, 1), "truncate")
-    flakes = on_levels(motion(flakes, int(radius), spread, angles_of(draws, x, -135.0, -45.0)), "nearest")
+    drawn = mean + sigma * draws.normal("flakes", x.new_empty(len(x), 1, tall, broad))
+    drawn = enlarge(drawn, (high, wide), *x.shape[-2:])
+    return on_levels(torch.where(drawn < threshold, 0, drawn).clamp(0, 1), "truncate")
+
+
+def snowed(x: Tensor, falling: Tensor, weight: float) -> Tensor:
+    """Return the pictures whitened, with flakes (B, 1, H, W) and the same upside down."""
+    falling = on_levels(falling, "nearest")
     white = weight * x + (1 - weight) * torch.maximum(x, grey(x) * 1.5 + 0.5)
-    return (white + flakes + flakes.rot90(2, (-2, -1))).clamp(0, 1)
+    return (white + falling + falling.rot90(2, (-2, -1))).clamp(0, 1)
