@@ -7,7 +7,10 @@ two logits at each; ours samples points once and takes the gradient of each marg
 - margins: as many gradients of margins, so ART sends twice as many rows backward.
 - rows: as many rows sent backward, so ours looks at twice as many points.
 
-See README.md in this folder for how to run it and what was measured.
+"Bare" is what the gradients alone cost ART: the same rows through plain autograd, in batches as small as ART sends them,
+with nothing before or after. What is beyond it is ART's own.
+
+See clever.md in this folder for how to run it and what was measured.
 """
 
 from __future__ import annotations
@@ -35,7 +38,7 @@ from robustscope.models.loading import load_model
 NORMS = {"linf": np.inf, "l2": 2, "l1": 1}
 COLUMNS = [
     "date", "revision", "torch", "art", "threads", "clock", "network", "threat", "samples", "comparison", "points",
-    "rows_ours", "rows_art", "seconds_ours", "seconds_art", "ratio", "score_ours", "score_art", "score_ratio",
+    "rows_ours", "rows_art", "seconds_ours", "seconds_art", "seconds_bare", "ratio", "score_ours", "score_art", "score_ratio",
     "score_spread",
 ]  # fmt: skip
 
@@ -83,6 +86,14 @@ def theirs(network: nn.Module, x: Tensor, threat: str, classes: int, options: di
     ]
 
 
+def bare(network: nn.Module, x: Tensor, calls: int, size: int) -> None:
+    """Send as many rows as ART through plain autograd: for each class but one, two logits of each of ``calls`` batches."""
+    points = (x[:1] + 0.01 * torch.rand(size, *x.shape[1:])).clamp(0, 1)
+    for _ in range(len(x) * calls):
+        leaf = points.detach().requires_grad_(True)
+        torch.autograd.grad(network(leaf)[:, 0].sum(), leaf)
+
+
 def correct_images(door: Classifier, data: str, samples: int) -> tuple[Tensor, Tensor]:
     """Return images that the network classifies correctly, spread evenly over the data set."""
     source = load_data(data)
@@ -108,6 +119,7 @@ def compare(text: str, args: argparse.Namespace, clock: Clock) -> list[dict[str,
         "margins": lambda: ours(doors[0], x, y, threat, args.batches, points["margins"], 0),
         "rows": lambda: ours(doors[1], x, y, threat, args.batches, points["rows"], 0),
         "art": lambda: theirs(network, x, threat, classes, options, 0),
+        "bare": lambda: bare(network.inner, x, 2 * (classes - 1) * args.batch_size, args.pool_factor),
     }
     ours(doors[0], x[:1], y[:1], threat, 10, 2, 1)  # imports
     doors[0].ledger.reset()
@@ -129,6 +141,7 @@ def compare(text: str, args: argparse.Namespace, clock: Clock) -> list[dict[str,
                 "rows_art": network.backward_rows // args.repeats // len(x),
                 "seconds_ours": round(own_seconds / len(x), 4),
                 "seconds_art": round(seconds / len(x), 4),
+                "seconds_bare": round(times["bare"][0] / len(x), 4),
                 "ratio": round(seconds / own_seconds, 1),
                 "score_ours": round(statistics.mean(radius), 5),
                 "score_art": round(statistics.mean(scores), 5),

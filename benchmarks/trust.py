@@ -1,8 +1,9 @@
 """When does `trust` say what? Masked and broken defences, weak attacks, and public networks; writes trust.csv and trust.md.
 
-python benchmarks/trust.py [--part masked broken weak public] [--samples 50] [--shared ../shared]
+python benchmarks/trust.py [--part masked broken weak public held_masked held_broken held_weak held_public]
+    [--samples 50] [--shared ../shared]
 
-Parts that are not run keep the rows that trust.csv has of them.
+Parts that are not run keep the rows that trust.csv has of them. The parts named "held" are of trust_held_out.py.
 """
 
 from __future__ import annotations
@@ -33,12 +34,29 @@ from robustscope.models.defended import defend
 from robustscope.runs.trust import WHITE, trust
 
 HERE = Path(__file__).resolve().parent
-COLUMNS = ("part", "subject", "says", "threat", "n", "correct", "left", "known", "verdict", "failed", "seconds")
+COLUMNS = (
+    "part",
+    "subject",
+    "says",
+    "threat",
+    "n",
+    "correct",
+    "left",
+    "known",
+    "verdict",
+    "failed",
+    "seconds",
+    "first",
+)
 TITLES = {
     "masked": "Masked networks",
     "broken": "Broken defences",
     "weak": "Weak attacks on an honest network",
     "public": "Public networks",
+    "held_masked": "Held out: masked networks",
+    "held_broken": "Held out: broken defences",
+    "held_weak": "Held out: weak attacks on an honest network",
+    "held_public": "Held out: public networks",
 }
 
 
@@ -224,7 +242,7 @@ def examine(part: str, case: Case) -> dict[str, Any]:
     failed = ", ".join(f"{check.name} ({check.weight})" for check in found.failed)
     known = "" if case.known is None else case.known()
     row = (part, case.subject, case.says, case.threat, found.n, found.correct, found.left, known, found.verdict, failed)
-    return dict(zip(COLUMNS, (*row, round(seconds)), strict=True))
+    return dict(zip(COLUMNS, (*row, round(seconds), found.verdict), strict=True))
 
 
 def render(rows: list[dict[str, Any]]) -> str:
@@ -240,12 +258,13 @@ def render(rows: list[dict[str, Any]]) -> str:
         "",
         "*Left* is what the evaluation by default (PGD of 40 steps on the margin, then the ladder's descents), or the weak attack,",
         "leaves of the samples classified correctly; *known* what an attack leaves that knows what is hidden. In brackets: weights.",
+        "*At first*, of cases held out: the verdict before any probe was changed because of them.",
     ]
     for part, title in TITLES.items():
         lines += ["", f"## {title}", ""]
         lines += [
-            "| subject | threat | samples | correct | left | known | verdict | what failed |",
-            "| --- | --- | ---: | ---: | ---: | ---: | --- | --- |",
+            "| subject | threat | samples | correct | left | known | at first | verdict | what failed |",
+            "| --- | --- | ---: | ---: | ---: | ---: | --- | --- | --- |",
         ]
         for row in rows:
             if row["part"] == part:
@@ -257,6 +276,7 @@ def render(rows: list[dict[str, Any]]) -> str:
                     row["correct"],
                     row["left"],
                     row["known"],
+                    row["first"] if part.startswith("held") else "",
                     row["verdict"],
                     row["failed"],
                 )
@@ -266,6 +286,8 @@ def render(rows: list[dict[str, Any]]) -> str:
 
 def main() -> None:
     """Run the parts asked for and write both files."""
+    import trust_held_out as held_out
+
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--part", nargs="+", default=list(TITLES), choices=list(TITLES))
     parser.add_argument("--only", nargs="+", help="subjects of these parts to run again")
@@ -280,6 +302,10 @@ def main() -> None:
         "broken": lambda: broken_cases(given.samples),
         "weak": lambda: weak_cases(given.samples),
         "public": lambda: public_cases(given.samples, given.shared),
+        "held_masked": lambda: held_out.masked_cases(given.samples, given.shared),
+        "held_broken": lambda: held_out.broken_cases(given.samples),
+        "held_weak": lambda: held_out.weak_cases(given.samples),
+        "held_public": lambda: held_out.public_cases(given.samples, given.shared),
     }
     for part in given.part:
         for case in makers[part]():
@@ -290,7 +316,7 @@ def main() -> None:
             mark = ("part", "subject", "threat")
             place = [i for i, old in enumerate(rows) if all(old[key] == row[key] for key in mark)]
             if place:
-                rows[place[0]] = row
+                rows[place[0]] = row | {"first": rows[place[0]]["first"] or row["first"]}
             else:
                 rows.append(row)
             with table.open("w", encoding="utf-8", newline="") as file:

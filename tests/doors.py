@@ -45,7 +45,13 @@ def raises(error):
 
 def evaluated(folder: Path, model=None, data="digits", threat="linf:0.1", **options):
     """Evaluate with one quick attack on few samples into ``folder / "run"``."""
-    quick = {"suite": "audited" if "attacks" in options else "fgsm", "samples": "8", "curve": (), "threads": 1}
+    quick = {
+        "suite": "audited" if "attacks" in options else "fgsm",
+        "samples": "8",
+        "curve": (),
+        "threads": 1,
+        "trust": "off",
+    }
     options = {"out": folder / "run", **quick, **options}
     return robustscope.evaluate(Net() if model is None else model, data, threat, **options)
 

@@ -164,7 +164,7 @@ def digits(shift):
     return Together(load_model("bundled:digits_standard").classifier.module, shift).eval()
 
 
-OPTIONS = {"samples": "30", "suite": "fgsm", "curve": (), "threads": 1}
+OPTIONS = {"samples": "30", "suite": "fgsm", "curve": (), "threads": 1, "trust": "off"}
 
 
 @pytest.fixture(scope="module")

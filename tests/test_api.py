@@ -90,7 +90,18 @@ def test_a_module_a_classifier_and_a_loaded_model_give_the_same_rows(standard, t
 def test_the_python_door_gives_the_rows_of_the_command_line(tmp_path):
     options = ("--data", "digits", "--threat", "linf:0.15", "--samples", "30", "--seed", "5", "--shard-size", "7")
     code, _, err = command(
-        "evaluate", STANDARD, *options, "--suite", "fast", "--json", "--workers", "1", "--out", tmp_path / "cli"
+        "evaluate",
+        STANDARD,
+        *options,
+        "--suite",
+        "fast",
+        "--trust",
+        "off",
+        "--json",
+        "--workers",
+        "1",
+        "--out",
+        tmp_path / "cli",
     )
     assert code == 0, err
     there = robustscope.Evaluation(tmp_path / "cli")
@@ -182,7 +193,7 @@ def test_attacks_replace_the_suite_and_one_may_stand_alone(tmp_path):
 def test_settings_as_an_object_or_one_by_one(tmp_path):
     from robustscope.runs.config import Settings
 
-    settings = Settings(samples="8", suite="fgsm", curve=(), seed=3)
+    settings = Settings(samples="8", suite="fgsm", curve=(), seed=3, trust="off")
     first = robustscope.evaluate(Net(), "digits", "linf:0.1", settings=settings, out=tmp_path / "first")
     same_rows(first, evaluated(tmp_path, seed=3))
     other = robustscope.evaluate(Net(), "digits", "linf:0.1", settings=settings, seed=4, out=tmp_path / "other")

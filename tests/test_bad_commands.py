@@ -18,7 +18,7 @@ from robustscope.runs.session import carry_out, start
 from robustscope.runs.store import read_record, read_table, shard_path, write_json
 
 BASE = ("evaluate", STANDARD, "--data", "digits", "--samples", "8", "--quiet")
-FGSM = (*BASE, "--suite", "fgsm", "--curve", "none", "--threat", "linf:0.1")
+FGSM = (*BASE, "--suite", "fgsm", "--curve", "none", "--threat", "linf:0.1", "--trust", "off")
 
 COMMANDS = [
     ("no command known", ("evaluat",), "evaluat", 'Did you mean "evaluate"'),
@@ -167,7 +167,7 @@ def whole(tmp_path_factory) -> Path:
         "digits",
         ("linf:0.15",),
         (AttackSpec("fgsm"),),
-        Settings(samples="0:16", shard_size=8, curve=()),
+        Settings(samples="0:16", shard_size=8, curve=(), trust="off"),
     )
     start(make_plan(asked), folder)
     carry_out(folder)

@@ -211,7 +211,7 @@ def test_the_limit_is_kept_to_the_row():
 
 def test_the_limit_holds_over_a_whole_evaluation():
     seen = Counting(scores)
-    facts = {"suite": "square", "threads": 1, "curve": ()}
+    facts = {"suite": "square", "threads": 1, "curve": (), "trust": "off"}
     data = (P.x.float(), P.y)
     made = box(lambda x: seen(x.double()), query_limit=300)
     result = robustscope.evaluate(made, data, "linf:0.0001", **facts)

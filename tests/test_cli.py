@@ -15,7 +15,7 @@ from robustscope.runs.engines import local
 from robustscope.runs.store import read_plan, read_record, read_table
 
 ROBUST = "bundled:digits_adversarial"
-QUICK = ("--data", "digits", "--samples", "0:12", "--curve", "none")
+QUICK = ("--data", "digits", "--samples", "0:12", "--curve", "none", "--trust", "off")
 FGSM = (*QUICK, "--suite", "fgsm", "--threat", "linf:0.15")
 
 
@@ -51,6 +51,33 @@ def test_evaluate_writes_record_and_report_and_prints_the_headline(tmp_path):
     assert "at most" in err, "the forecast is said before the run"
     assert str(tmp_path / "run") in err, "and the folder that a resumed run needs"
     assert "12/12" in err
+
+
+def test_evaluate_says_whether_the_number_can_be_trusted_and_how_far_it_reaches(tmp_path):
+    beside = (
+        "--trust",
+        "8",
+        "--certify",
+        "ibp",
+        "--bracket",
+        "4",
+        "--estimate",
+        "clever:batches=4,points=4",
+        "--quiet",
+    )
+    few = ("--data", "digits", "--samples", "0:12", "--curve", "none", "--suite", "fgsm", "--threat", "linf:0.002")
+    out, _ = evaluate(tmp_path / "run", STANDARD, *few, *beside)
+    report = json.loads((tmp_path / "run" / "report.json").read_text())
+    threat = report["models"][0]["threats"][0]
+    assert threat["trust"]["verdict"] in ("trust", "doubt", "do not trust this number")
+    assert threat["trust"]["sentence"] in out
+    assert f"certified accuracy {100 * threat['certified'][0]['value']:.1f} %" in out
+    assert report["brackets"][0]["sentence"] in out
+    assert report["brackets"][0]["n"] <= 4
+    assert threat["certified"][0]["k"] > 0
+    code, out, _ = command("verify", tmp_path / "run")
+    assert code == 0
+    assert f"{threat['certified'][0]['k']} samples that it certifies were certified anew" in out
 
 
 def test_quiet_prints_results_only(tmp_path):
@@ -131,6 +158,7 @@ suite = "fgsm"
 curve = []
 [settings]
 shard_size = 4
+trust = "off"
 """
     )
     evaluate(tmp_path / "run", "--config", config, "--quiet")
@@ -309,7 +337,7 @@ def test_demo_compares_its_two_networks(tmp_path, monkeypatch):
 
     from robustscope.cli import demo_command
 
-    small = replace(demo_command.DEMO.settings, samples="60", curve=(), suite="fast")
+    small = replace(demo_command.DEMO.settings, samples="60", curve=(), suite="fast", trust="8")
     monkeypatch.setattr(demo_command, "DEMO", replace(demo_command.DEMO, settings=small))
     code, out, err = command("demo", "--out", tmp_path / "demo", "--quiet", "--workers", "1", "--json")
     assert code == 0, err

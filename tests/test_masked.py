@@ -10,6 +10,7 @@ from robustscope.core.draws import Draws
 from robustscope.core.errors import InvalidValue, UnknownName
 from robustscope.core.types import ThreatModel
 from robustscope.data.masked import MASKED, masked, unmasked
+from robustscope.data.masked_more import HELD_OUT
 from robustscope.models.classifier import Classifier
 
 
@@ -66,6 +67,46 @@ def test_what_cannot_be_masked_is_refused():
         masked("platau", network())
     with pytest.raises(InvalidValue, match="ReLU"):
         masked("activation_steps", nn.Sequential(nn.Flatten(), nn.Linear(4, 3)))
+
+
+@pytest.mark.parametrize("name", list(HELD_OUT))
+def test_the_second_set_decides_as_it_says_and_shows_a_way_around(name):
+    """Equal decisions where they are promised; else most of them, and a network beside it that has gradients."""
+    module, x, mask = network(), samples(), HELD_OUT[name]
+    weights = [tensor.clone() for tensor in module.state_dict().values()]
+    hidden, beside = mask.wrap(module).eval(), mask.beside(module).eval()
+    same = float((hidden(x).argmax(1) == module(x).argmax(1)).float().mean())
+    coarse = {"keyed_view": 0.25, "winners_tenth": 0.5}  # a pixel of 8, and a tenth of few activations, are much
+    assert same == 1 if mask.exact else same > coarse.get(name, 0.9)
+    if name != "keyed_view":  # one view of nine stands beside the mean of all
+        assert torch.equal(hidden(x).argmax(1), beside(x).argmax(1))
+    assert torch.equal(hidden(x[:3]).argmax(1), hidden(x)[:3].argmax(1)), "a function of its input alone"
+    assert gradient(beside, x).flatten(1).abs().sum(1).gt(0).float().mean() > 0.95
+    assert all(torch.equal(a, b) for a, b in zip(weights, module.state_dict().values(), strict=True))
+    Classifier(hidden, allow_probabilities=True).gradient(lambda z, rows: z[:, 0], x[:4])
+    assert mask.says
+    assert name not in MASKED
+
+
+def test_gradients_of_the_second_set_are_not_those_of_the_network():
+    module, x = network(), samples()
+    for name in ("eight_bits", "rounded_features", "votes", "distilled"):
+        assert gradient(HELD_OUT[name].wrap(module), x).flatten(1).abs().amax(1).median() == 0
+    for name, most in (
+        ("scrambled_gradient", 0.5),
+        ("detached_views", 0.9),
+        ("keyed_view", 0.9),
+        ("winners_tenth", 0.9),
+    ):
+        hidden, beside = (gradient(make(module), x).flatten(1) for make in (HELD_OUT[name].wrap, HELD_OUT[name].beside))
+        assert torch.cosine_similarity(hidden, beside).median() < most, name
+    faint = gradient(HELD_OUT["fainter_gradient"].wrap(module), x)
+    torch.testing.assert_close(1e6 * faint, gradient(module, x))
+
+
+def test_features_cannot_be_rounded_where_no_layer_has_any():
+    with pytest.raises(InvalidValue, match="Linear"):
+        HELD_OUT["rounded_features"].wrap(nn.Sequential(nn.Conv2d(1, 3, 8), nn.Flatten()))
 
 
 # The ladder against them. The first of the samples that the best attack known breaks and PGD does not.

@@ -265,6 +265,30 @@ def test_without_a_mask_the_same_network_is_trusted():
     assert trust(door(network()), *samples(12), "linf:0.1", probes=QUICK, also=()).verdict == "trust"
 
 
+def there_and_back(model, x, y, threat, *, draws, targets=None, loss="margin", steps: int = 2, trace: bool = False):
+    """Look at the brightest corner of the ball and return the darkest."""
+    goal, rows = Goal(objective(loss, model.classes(x), targets is not None), y, targets), y.new_full((len(x),), steps)
+    reach = threat.radius(x).reshape(-1, 1, 1, 1)
+    values = [model.gradient(goal.scores, point)[0] for point in (x, balls.project(threat, x, x + reach))]
+    dark = balls.project(threat, x, x - reach)
+    return AttackResult(dark, rows, rows.clone(), torch.stack(values, 1) if trace else None)
+
+
+@pytest.mark.parametrize(("threat", "weight", "verdict"), [("linf:0.05", 2, "doubt"), ("linf:0.2", 3, "do not trust")])
+def test_an_attack_that_hands_back_its_last_point_is_seen_at_another_radius(threat, weight, verdict):
+    """Class 1 where the picture is brighter by 0.15: nothing is lost at 0.05, and everything at four times of it."""
+    module = Scores(lambda s: 0 * s, lambda s: s - 0.15)
+    white = (AttackCard("there_and_back", there_and_back, 1, "this test"), {})
+    found = trust(door(module), *grey(5), threat, white=white, also=(), probes=["no_silent_success"])
+    (check,) = found.checks
+    assert (check.verdict, check.weight) == ("fail", weight)
+    assert found.verdict.startswith(verdict)
+    assert check.affected == tuple(range(5))
+    assert ("5 at 4 epsilon" in check.evidence) is (weight == 2)
+    honest = trust(door(module), *grey(5), threat, white=pgd(), also=(), probes=["no_silent_success"])
+    assert honest.verdict == "trust"
+
+
 # The verdict is a function of the results alone.
 
 
@@ -386,7 +410,7 @@ def test_what_cannot_be_examined_is_refused():
 
 
 def bench_of(model, x, y, threat, **options):
-    _, bench = _bench(model, x, y, threat, pgd(), 0, None)
+    _, bench = _bench(model, x, y, threat, pgd(), Draws(0, tuple(range(len(x)))), None)
     return replace(bench, **options)
 
 

@@ -102,7 +102,7 @@ def test_a_twin_is_counted_once_however_many_processes_made_one(order, tmp_path)
     torch.manual_seed(0)
     body = settled(nn.Sequential(nn.Conv2d(1, 8, 3), nn.BatchNorm2d(8)))
     net = nn.Sequential(body, nn.ReLU(), nn.Flatten(), nn.Linear(288, 10)).eval()
-    options = {"samples": "30", "suite": "fgsm", "curve": (), "shard_size": 10, "threads": 1}
+    options = {"samples": "30", "suite": "fgsm", "curve": (), "shard_size": 10, "threads": 1, "trust": "off"}
     whole = evaluate(net, "digits", "linf:0.1", twin="folded", out=tmp_path / "whole", **options)
     plan, run = read_plan(whole.run), tmp_path / "parts"
     start(plan, run)

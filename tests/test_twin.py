@@ -325,7 +325,7 @@ def test_a_run_says_what_it_searched_on(tmp_path):
     torch.manual_seed(0)
     body = settled(nn.Sequential(nn.Conv2d(1, 8, 3), nn.BatchNorm2d(8)))
     net = nn.Sequential(body, nn.ReLU(), nn.Flatten(), nn.Linear(288, 10)).eval()
-    options = {"samples": "30", "suite": "fgsm", "curve": (), "shard_size": 20}
+    options = {"samples": "30", "suite": "fgsm", "curve": (), "shard_size": 20, "trust": "off"}
     runs = {
         kind: evaluate(net, "digits", "linf:0.1", twin=kind, out=tmp_path / kind, **options)
         for kind in ("off", "folded")

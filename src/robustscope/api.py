@@ -65,8 +65,13 @@ def headline(summary: Mapping[str, Any]) -> str:
         lines.append(f"{model['name']}: clean accuracy {_figure(model['clean_accuracy'])}")
         for threat in model["threats"]:
             lines.append(f"{model['name']}: robust accuracy {_figure(threat['robust_accuracy'])} at {threat['name']}")
+            for found in threat["certified"]:
+                lines.append(f"{model['name']}: certified accuracy {_figure(found)} by {found['method']}")
             if threat.get("audit"):
                 lines.append(f"  {threat['audit']['sentence']}")
+            if threat["trust"]["verdict"]:
+                lines.append(f"  {threat['trust']['sentence']}")
+    lines += [f"{entry['model']}: {entry['sentence']}" for entry in summary["brackets"]]
     return "\n".join(lines)
 
 

@@ -19,7 +19,7 @@ def config(samples="0:96", shard_size=4, **changes) -> Config:
         data="digits",
         threats=("linf:0.1",),
         attacks=(AttackSpec("noise_uniform"), AttackSpec("fgsm"), AttackSpec("pgd", {"steps": 15})),
-        settings=Settings(samples=samples, shard_size=shard_size, curve=(0.5,), **changes),
+        settings=Settings(samples=samples, shard_size=shard_size, curve=(0.5,), **{"trust": "off", **changes}),
     )
 
 

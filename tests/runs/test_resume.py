@@ -8,9 +8,10 @@ import pytest
 from robustscope.core.draws import permutation
 from robustscope.core.errors import CorruptRun
 from robustscope.runs.engines.local import claim
+from robustscope.runs.measured import read_measures
 from robustscope.runs.plan import load_subjects, make_plan
 from robustscope.runs.session import carry_out, finish
-from robustscope.runs.store import missing_shards, read_plan, read_table, shard_path
+from robustscope.runs.store import missing_shards, read_plan, read_record, read_table, shard_path
 from runs.harness import assert_same_run, carry_out_quietly, config, finished, in_process, planned
 
 
@@ -55,6 +56,16 @@ def test_a_process_pool_gives_the_same_table(undisturbed, tmp_path):
     run = planned(tmp_path / "run")
     assert carry_out(run, workers=2)
     assert_same_run(undisturbed, run)
+
+
+def test_a_process_pool_carries_out_measures_too(tmp_path):
+    beside = {"samples": "0:16", "shard_size": 8, "trust": "6", "bracket": "4", "estimate": "clever:batches=4,points=4"}
+    one, two = finished(tmp_path / "one", **beside), planned(tmp_path / "two", **beside)
+    assert carry_out(two, workers=2)
+    assert_same_run(one, two)
+    assert read_measures(one).equals(read_measures(two))
+    assert set(read_measures(one)["measure"]) == {0, 1, 2}
+    assert read_record(one)["trust"] == read_record(two)["trust"] != []
 
 
 def test_shares_of_a_job_array_add_up(undisturbed, tmp_path):

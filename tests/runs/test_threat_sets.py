@@ -25,7 +25,7 @@ ENDLESS = ("linf:inf", AttackSpec("fmn", {"steps": 40}))
 
 
 def config(threat, *attacks, curve=(0.5,), samples="0:40", suite=Settings.suite):
-    settings = Settings(samples=samples, shard_size=20, curve=curve, suite=suite)
+    settings = Settings(samples=samples, shard_size=20, curve=curve, suite=suite, trust="off")
     return Config((ModelSpec(STANDARD, name="standard"),), "digits", (threat,), attacks, settings)
 
 
@@ -218,7 +218,7 @@ def test_a_fixed_epsilon_attack_gets_the_whole_box():
     [(("linf:0.1", "l2:0.5"), "baseline", "2ea64b50e769c879"), (("l1:3",), "fast", "33e13f4ef84d7672")],
 )
 def test_plans_of_finite_balls_keep_the_id_they_had_before_other_sets_existed(threats, suite, id_):
-    settings = Settings(samples="0:20", suite=suite)
+    settings = Settings(samples="0:20", suite=suite, trust="off")
     plan = make_plan(Config((ModelSpec(STANDARD, name="standard"),), "digits", threats, (), settings))
     assert plan["id"] == id_
     assert all(set(cell) == set(plan["cells"][0]) for cell in plan["cells"])

@@ -33,6 +33,9 @@ class AnalysisCard(Card):
 
 
 ANALYSES: Registry[AnalysisCard] = Registry("analysis", AnalysisCard)
+"""Functions (table, plan) of the rows of attacks."""
+MEASURED: Registry[AnalysisCard] = Registry("analysis of measures", AnalysisCard)
+"""Functions (table, measured, plan) of the rows of attacks and of those of certificates, estimates and probes."""
 
 
 def frame(rows: Iterable[Mapping[str, Any]], columns: Mapping[str, str]) -> pd.DataFrame:
@@ -126,11 +129,14 @@ def facts(rows: pd.DataFrame) -> pd.DataFrame:
 
 
 def radii(plan: Mapping[str, Any], model: str) -> list[tuple[str, float, bool]]:
-    """Return (norm, epsilon, headline) of a model's cells, each once: norms in the plan's order, radii ascending."""
+    """Return (norm, epsilon, headline) of a model's cells, each once: norms in the plan's order, radii ascending.
+
+    Cells that ran for a bracket, on a few samples, have no accuracy of their own.
+    """
     found: dict[tuple[str, float], bool] = {}
     norms: dict[str, int] = {}
     for cell in plan["cells"]:
-        if cell["model"] == model:
+        if cell["model"] == model and "subset" not in cell:
             norms.setdefault(cell["norm"], len(norms))
             spot = (cell["norm"], float(cell["epsilon"]))
             found[spot] = found.get(spot, False) or bool(cell["headline"])

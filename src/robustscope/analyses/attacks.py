@@ -84,7 +84,8 @@ def attacks(table: pd.DataFrame, plan: Mapping[str, Any]) -> pd.DataFrame:
     rows = join(table, plan)
     known = facts(rows)
     present = set(models(rows, plan))
-    return frame((_cell(rows, known, cell) for cell in plan["cells"] if cell["model"] in present), COLUMNS)
+    cells = [cell for cell in plan["cells"] if cell["model"] in present and "subset" not in cell]
+    return frame((_cell(rows, known, cell) for cell in cells), COLUMNS)
 
 
 def _cell(rows: pd.DataFrame, known: pd.DataFrame, cell: Mapping[str, Any]) -> dict[str, Any]:

@@ -80,6 +80,7 @@ def _between(
     """
     endless = part[part["epsilon"] == math.inf]
     cells = [c for c in plan["cells"] if (c["model"], c["norm"], float(c["epsilon"])) == (model, norm, math.inf)]
+    cells = [cell for cell in cells if "subset" not in cell]
     if endless["reason"].notna().any() or not cells or any(cell["aim"] != "minimum-norm" for cell in cells):
         return []
     rows = join(table, plan)

@@ -24,23 +24,28 @@ def command(
     """Print BibTeX of the methods that a run used, or of the methods named."""
     from robustscope import __version__
     from robustscope.attacks import ATTACKS
+    from robustscope.certify import CERTIFIERS
+    from robustscope.estimates import ESTIMATES
+    from robustscope.probes import PROBES
     from robustscope.runs.store import read_plan
 
+    known = {card.name: card for registry in (PROBES, ESTIMATES, CERTIFIERS, ATTACKS) for card in registry}
     names: list[str] = []
+    sources: dict[str, None] = {}
     for item in what:
         if (Path(item) / "plan.json").exists():
-            names += [cell["attack"] for cell in read_plan(item)["cells"]]
-        elif item in ATTACKS:
+            plan = read_plan(item)
+            names += [cell["attack"] for cell in plan["cells"]]
+            probed = [m["source"] for m in plan.get("measures", ()) if m["kind"] == "trust"]
+            names += [m["method"] for m in plan.get("measures", ()) if m["kind"] != "trust"]
+            sources |= {f"% trust: {source}": None for source in probed}
+        elif item in known:
             names.append(item)
         else:
-            raise UnknownName(
-                f"{item!r} is neither a run folder nor a method",
-                "",
-                did_you_mean(item, (card.name for card in ATTACKS)),
-            )
+            raise UnknownName(f"{item!r} is neither a run folder nor a method", "", did_you_mean(item, known))
     entries = [OWN.replace("VERSION", __version__)]
     for name in dict.fromkeys(names):
-        card = ATTACKS[name]
+        card = known[name]
         entries.append(card.bibtex or f"% {name}: {card.source}")
-    sys.stdout.write("\n\n".join(entries) + "\n")
+    sys.stdout.write("\n\n".join([*entries, *sources]) + "\n")
     return 0

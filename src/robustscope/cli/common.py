@@ -141,7 +141,11 @@ class Bar:
     def begin(self, plan: Mapping[str, Any], done: int, total: int) -> None:
         """Show the bar; samples that are stored already count as done."""
         self._progress.start()
-        name = f"run {plan['id']}" if not plan.get("stages") else f"{plan['stages'][-1]['kind']} of its survivors"
+        name = f"run {plan['id']}"
+        if "measures" in plan["shards"][-1] and "stage" in plan["shards"][-1]:
+            name = "probes: can it be trusted?"
+        elif plan.get("stages"):
+            name = f"{plan['stages'][-1]['kind']} of its survivors"
         self._task = self._progress.add_task(name, total=total, completed=done, rate="")
 
     def advance(self, samples: int) -> None:

@@ -85,6 +85,11 @@ class RunOptions:
         audit: Full AutoAttack on a random part of what the attacks left: the bound wanted on what it would still
             change, e.g. 1pp; or a budget, e.g. 100samples; or both, 1pp,100samples; or off. 2pp for the suite
             audited, off for others.
+        trust: On how many samples the probes ask whether the robust accuracy can be believed, or off.
+        certify: Certifier that looks at every sample, e.g. crown or ibp; or off. What is certified needs no audit.
+        bracket: For how many samples to bracket the robust radius between a certified radius, an estimate and the
+            nearest adversarial example, or off.
+        estimate: Estimate of the bracket, or off.
         curve: Factors of epsilon at which accuracy is measured too, or none.
         seed: Seed of every random number.
         shard_size: Samples in a shard, the unit that is stored and resumed.
@@ -98,6 +103,10 @@ class RunOptions:
     samples: Annotated[str, Parameter(show_default=False)] = ""
     suite: str = Settings.suite
     audit: Annotated[str, Parameter(show_default=False)] = Settings.audit
+    trust: str = str(Settings.trust)
+    certify: Annotated[str, Parameter(show_default=False)] = Settings.certify
+    bracket: str = str(Settings.bracket)
+    estimate: str = Settings.estimate
     curve: str = ",".join(f"{factor:g}" for factor in Settings.curve)
     seed: Whole = Settings.seed
     shard_size: Whole = Settings.shard_size

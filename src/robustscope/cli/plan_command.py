@@ -62,4 +62,8 @@ def command(
         row = (cell["index"], cell["model"], cell["norm"], f"{cell['epsilon']:.6g}", cell["attack"], cell["version"])
         table.add_row(*(Text(str(value)) for value in (*row, parameters)))
     out.print(table)
+    for measure in plan.get("measures", ()):
+        where = f"{measure['norm']} {measure['epsilon']:.6g} on {measure['samples']} samples of {measure['model']}"
+        how = "" if measure["kind"] == measure["method"] else f" by {measure['method']}"
+        out.print(f"beside attacks: {measure['kind']}{how} at {where}", markup=False)
     return 0

@@ -28,6 +28,7 @@ def command(
                 "marginal": check.marginal,
                 "hold_alone": check.hold_alone,
                 "survive_8bit": check.survive_8bit,
+                "certificates": check.certificates,
                 "failures": check.failures.to_dict("records"),
             }
         )
@@ -37,6 +38,8 @@ def command(
             out.print(
                 f"{check.hold_alone} of the examples hold at batch size 1, {check.survive_8bit} survive rounding to 8 bits"
             )
+        if check.certificates:
+            out.print(f"{check.certificates} samples that it certifies were certified anew")
         if check.marginal:
             out.print(f"{check.marginal} of them hang on logits that tie to within rounding")
         for row in check.failures.head(show).to_dict("records"):

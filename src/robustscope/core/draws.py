@@ -8,7 +8,7 @@ on the device or the dtype that asks.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -124,3 +124,19 @@ def permutation(seed: int, purpose: str, count: int) -> list[int]:
 def subsets(seed: int, purpose: str, groups: Sequence[Sequence[int]]) -> list[list[int]]:
     """Return every group shuffled by its own key; a prefix of each is a seeded random subset."""
     return [[group[i] for i in permutation(seed, f"{purpose}/{k}", len(group))] for k, group in enumerate(groups)]
+
+
+def shuffled(ids: Iterable[int], seed: int, purpose: str) -> list[int]:
+    """Return sample ids in an order decided by a number that each of them has from the seed alone.
+
+    The first of more ids are therefore the first of fewer, but for those that are missing.
+
+    Example:
+        >>> order = shuffled(range(6), 0, "audit")
+        >>> sorted(order), [i for i in order if i != 4] == shuffled([5, 3, 2, 1, 0], 0, "audit")
+        ([0, 1, 2, 3, 4, 5], True)
+    """
+    known = sorted(ids)
+    draws = Draws(seed, tuple(known)).within(purpose)
+    numbers = draws.uniform("order", torch.empty(len(known), 1, dtype=torch.float64), 0.0, 1.0)[:, 0].tolist()
+    return [i for _, i in sorted(zip(numbers, known, strict=True))]

@@ -85,6 +85,10 @@ class CorruptRun(RobustscopeError, ValueError):
     """A run folder holds rows that are missing, doubled, truncated or in error."""
 
 
+class Contradiction(RobustscopeError, ArithmeticError):
+    """Two results that cannot both be true: a certificate and an adversarial example inside it. One method is wrong."""
+
+
 class RecalledError(RobustscopeError):
     """An error of an earlier process; its text is what :func:`explain` said of the original."""
 

@@ -12,13 +12,15 @@ from torch import Tensor
 
 from robustscope.core.errors import InvalidValue
 from robustscope.core.types import Estimate
+from robustscope.estimates.weibull import STARTS
 
 
 def records(found: Estimate, ids: Iterable[int] | None = None) -> list[dict[str, Any]]:
     """Return one dictionary of plain numbers for each sample, ready for JSON.
 
-    A gap is None, or an empty list where nothing was sampled. With location a, scale b and shape c the picture of a fit is
-    the histogram of ``maxima`` under the density c / b * u^(c - 1) * exp(-u^c), u = (a - t) / b, for t < a.
+    A gap is None, or an empty list where nothing was sampled. ``starts`` counts the locations from which the likelihood
+    was searched, 0 where there was nothing to fit. ``analyses.clever_fit`` makes the picture of a record: the histogram of
+    ``maxima`` under the fitted density.
 
     Args:
         found: estimates of B samples.
@@ -54,6 +56,7 @@ def records(found: Estimate, ids: Iterable[int] | None = None) -> list[dict[str,
                 row[name] = values[i].tolist() if known[i] else []
             else:
                 row[name] = _plain(values[i])
+        row["starts"] = STARTS if known[i] and "constant" not in found.warnings[i] else 0
         rows.append(row)
     return rows
 

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from robustscope.core.errors import InvalidValue
 from robustscope.models.classifier import Classifier, Scores
+from robustscope.models.convolutions import ThinConvolutions
 
 Product = Callable[[Tensor], Tensor]
 
@@ -44,7 +45,8 @@ def reduced_jacobian(model: Classifier, score: Scores, x: Tensor, reduce: Callab
         parts = [reduce(model._backward(column, leaf, again=i < last)) for i, column in enumerate(columns.unbind(1))]
         return torch.stack(parts, 1)
 
-    return model._differentiate(score, x, each)[1]
+    with ThinConvolutions():
+        return model._differentiate(score, x, each)[1]
 
 
 def with_hessian(

@@ -12,6 +12,7 @@ from robustscope.core.types import ThreatModel
 from robustscope.geometry import balls
 from robustscope.geometry.losses import margin
 from robustscope.probes.bench import Bench, Reading, share
+from robustscope.probes.budgets import LADDER
 from robustscope.probes.cards import register, runs_of
 
 NEIGHBOURS = 100
@@ -62,23 +63,44 @@ def stable_predictions(bench: Bench) -> Reading:
 
 @register(
     "no_silent_success",
-    version=1,
+    version=2,
     source="Pintor et al., 2022, arXiv:2106.09947, indicator 3 (silent success)",
-    measures="samples that were adversarial along the way, and are not as they were returned",
+    measures="samples that were adversarial along the way, and are not as they were returned, at epsilon and at a quarter "
+    "to four times of it",
     means="the attack found examples and handed back other points: the robust accuracy counts them as robust",
     remedy="Return the best iterate under the rule of success instead of the last one.",
     weight=3,
+    cost=lambda white, facts: runs_of(white, 4, 4),
 )
 def no_silent_success(bench: Bench) -> Reading:
-    """Compare the losses along the way with what was returned; a margin loss above 0 is a success."""
-    trace, loss = bench.trace, bench.settings.get("loss")
-    if trace is None or loss not in ("margin", "probability_margin"):
-        why = "keeps no trace" if trace is None else f"ascends {loss!r}, whose values do not tell success"
+    """Compare the losses along the way with what was returned; a margin loss above 0 is a success.
+
+    An attack that hands back its last point may lose nothing at one radius and something at the next: it is asked at the
+    radii of ``larger_ball_breaks_more``, whose runs it shares. A loss at epsilon falsifies the number and weighs 3; a loss
+    elsewhere says that the number is right by luck, and weighs 2.
+    """
+    loss = bench.settings.get("loss")
+    if bench.trace is None or loss not in ("margin", "probability_margin"):
+        why = "keeps no trace" if bench.trace is None else f"ascends {loss!r}, whose values do not tell success"
         return Reading(None, f"{bench.white[0]} {why}")
-    passed = trace.nan_to_num(-math.inf).amax(1) > 0
-    silent = passed & ~bench.run(bench.white).found
+    silent = _silent(bench, None)
     text = f"{share(int(silent.sum()), len(silent))} samples were adversarial on the way and returned otherwise"
-    return Reading(not silent.any(), text, silent.double().mean().item(), 0.0, silent)
+    lost = {factor: _silent(bench, bench.threat.scaled(factor)) for factor in LADDER if factor != 1}
+    counts = [f"{int(one.sum())} at {factor:g} epsilon" for factor, one in lost.items() if one.any()]
+    if silent.any() or not counts:
+        return Reading(not silent.any(), text, silent.double().mean().item(), 0.0, silent)
+    worst = max(lost.values(), key=lambda one: int(one.sum()))
+    return Reading(False, f"{text}, but {', '.join(counts)}", worst.double().mean().item(), 0.0, worst, weight=2)
+
+
+def _silent(bench: Bench, threat: ThreatModel | None) -> Tensor:
+    """Tell which samples the gradient attack had broken on its way, and returned unbroken: bool (B,)."""
+    run = bench.run(bench.white, threat)
+    assert run.trace is not None
+    trace = run.trace.nan_to_num(-math.inf)
+    # Another batch may round a margin of nothing to the other side.
+    passed = trace.amax(1) > SAME * trace[:, 0].abs()
+    return passed & ~run.found
 
 
 @register(

@@ -50,7 +50,7 @@ _STYLE = {
 }
 
 
-def _drawing() -> AbstractContextManager[None]:
+def drawing() -> AbstractContextManager[None]:
     """Return the context of a drawing: matplotlib's defaults and our style, whatever the user has set; undone after."""
     defaults = {key: value for key, value in mpl.rcParamsDefault.items() if not key.startswith(("backend", "toolbar"))}
     return mpl.rc_context(cast(Any, {**defaults, **_STYLE}))
@@ -74,8 +74,8 @@ def curve_figure(points: Sequence[Mapping[str, Any]], order: Sequence[str], mark
         marks: headline radii, marked by a vertical line.
         name: prefix of the ids inside the SVG.
     """
-    with _drawing():
-        figure, axes = _axes(6.0, 3.3)
+    with drawing():
+        figure, axes = make_axes(6.0, 3.3)
         for index, model in enumerate(order):
             mine = [p for p in points if p["model"] == model and not isinstance(p["epsilon"], str)]
             colour, dashes, marker = series(index)
@@ -95,7 +95,7 @@ def curve_figure(points: Sequence[Mapping[str, Any]], order: Sequence[str], mark
         axes.set_xlim(left=0)
         axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
         axes.xaxis.set_major_locator(MaxNLocator(6))
-        return _svg(figure, name, "Accuracy against epsilon")
+        return to_svg(figure, name, "Accuracy against epsilon")
 
 
 def _stretches(points: Sequence[Mapping[str, Any]]) -> list[list[Mapping[str, Any]]]:
@@ -117,8 +117,8 @@ def distance_figure(bins: Sequence[Mapping[str, Any]], order: Sequence[str], nam
         order: model names, which decides the colours.
         name: prefix of the ids inside the SVG.
     """
-    with _drawing():
-        figure, axes = _axes(6.0, 2.7)
+    with drawing():
+        figure, axes = make_axes(6.0, 2.7)
         for index, model in enumerate(order):
             mine = [row for row in bins if row["model"] == model]
             if not mine:
@@ -133,19 +133,22 @@ def distance_figure(bins: Sequence[Mapping[str, Any]], order: Sequence[str], nam
         axes.set_ylim(bottom=0)
         axes.yaxis.set_major_locator(MaxNLocator(5, integer=True))
         axes.xaxis.set_major_locator(MaxNLocator(6))
-        return _svg(figure, name, "Histogram of adversarial distances")
+        return to_svg(figure, name, "Histogram of adversarial distances")
 
 
-def _axes(width: float, height: float) -> tuple[Figure, Axes]:
-    figure = Figure(figsize=(width, height), layout="constrained")
+def make_axes(
+    width: float, height: float, *, figure: Figure | None = None, spot: tuple[int, int, int] = (1, 1, 1)
+) -> tuple[Figure, Axes]:
+    """Return a figure of this size in inches, or the one given, with axes at ``spot`` (rows, columns, which)."""
+    figure = figure or Figure(figsize=(width, height), layout="constrained")
     FigureCanvasSVG(figure)
-    axes = figure.add_subplot()
+    axes = figure.add_subplot(*spot)
     axes.grid(axis="x", visible=False)
     axes.spines["left"].set_visible(False)
     return figure, axes
 
 
-def _svg(figure: Figure, name: str, title: str) -> str:
+def to_svg(figure: Figure, name: str, title: str) -> str:
     """Return a figure as an inline SVG element without styles, dates or ids that could clash on a page."""
     buffer = io.StringIO()
     figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None, "Creator": None})

@@ -12,6 +12,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from robustscope.reports import formats
+from robustscope.reports.bracket_figures import bracket_figures
 from robustscope.reports.figures import DASHES, SERIES, figures
 from robustscope.reports.gallery import Picture
 
@@ -59,6 +60,7 @@ def render_html(summary: Mapping[str, Any], pictures: Sequence[Picture] = ()) ->
         for figure in group:
             figure["svg"] = Markup(figure["svg"])
     order = [model["name"] for model in summary["models"]]
+    drawn["brackets"] = [{kind: svg and Markup(svg) for kind, svg in one.items()} for one in bracket_figures(summary)]
     return (
         environment()
         .get_template("report.html.j2")

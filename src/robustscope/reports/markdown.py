@@ -35,7 +35,7 @@ def render_markdown(summary: Mapping[str, Any]) -> str:
     Args:
         summary: what ``summarise`` returned.
     """
-    sections = (_top, _comparison, _curve, _attacks, _classes, _worst, _methods)
+    sections = (_top, _comparison, _trust, _brackets, _curve, _attacks, _classes, _worst, _methods)
     return "\n\n".join(block for section in sections for block in section(summary)) + "\n"
 
 
@@ -46,6 +46,9 @@ def _at(summary: Mapping[str, Any], row: Mapping[str, Any]) -> str:
 
 def _top(summary: Mapping[str, Any]) -> Iterator[str]:
     yield f"# Robustness of {safe(', '.join(model['name'] for model in summary['models']))} on {safe(summary['data']['name'])}"
+    for model in summary["models"]:
+        for threat in model["threats"]:
+            yield f"**{safe(threat['trust']['sentence'])}** ({safe(model['name'])}, {safe(threat['name'])})"
     yield "\n".join(f"- **{item['level']}**: {safe(item['message'])}" for item in summary["warnings"])
     yield "## Result"
     for model in summary["models"]:
@@ -53,7 +56,14 @@ def _top(summary: Mapping[str, Any]) -> Iterator[str]:
     head = [
         "Model",
         "Clean accuracy",
-        *(f"Robust accuracy, {safe(t['name'])}" for t in summary["threats"]),
+        *(
+            head
+            for place, t in enumerate(summary["threats"])
+            for head in (
+                f"Robust accuracy, {safe(t['name'])}",
+                *(f"Certified, {safe(c['method'])}" for c in summary["models"][0]["threats"][place]["certified"]),
+            )
+        ),
         "Rows/sample, fwd / bwd",
     ]
     yield table(
@@ -62,7 +72,7 @@ def _top(summary: Mapping[str, Any]) -> Iterator[str]:
             [
                 safe(model["name"]),
                 rate(model["clean_accuracy"]),
-                *(rate(threat["robust_accuracy"]) for threat in model["threats"]),
+                *(rate(r) for t in model["threats"] for r in (t["robust_accuracy"], *t["certified"])),
                 "; ".join(
                     f"{number(t['cost']['forward'])} / {number(t['cost']['backward'])}" for t in model["threats"]
                 ),
@@ -98,6 +108,48 @@ def _comparison(summary: Mapping[str, Any]) -> Iterator[str]:
         )
     head = ["First", "Second", "Threat", "n", "Difference, points", "Only first", "Only second", "p (Holm)"]
     yield table(head, rows)
+
+
+def _trust(summary: Mapping[str, Any]) -> Iterator[str]:
+    judged = [(m, t) for m in summary["models"] for t in m["threats"] if t["trust"]["verdict"]]
+    if judged:
+        yield "## Can it be trusted?"
+    for model, threat in judged:
+        found = threat["trust"]
+        yield f"### {safe(model['name'])}, {safe(threat['name'])}: {found['verdict']}"
+        yield "\n".join(f"- {safe(reason)}" for reason in found["why"])
+        yield table(
+            ["Check", "Result", "Measured", "Weight", "Rows, fwd / bwd"],
+            (
+                [
+                    safe(check["name"]),
+                    check["verdict"],
+                    safe(check["evidence"]),
+                    str(check["weight"] or ""),
+                    f"{number(check['forward'])} / {number(check['backward'])}",
+                ]
+                for check in found["checks"]
+            ),
+        )
+
+
+def _brackets(summary: Mapping[str, Any]) -> Iterator[str]:
+    for entry in summary["brackets"]:
+        yield f"## How far, how sure: {safe(entry['model'])}, {_at(summary, entry)}"
+        yield safe(entry["sentence"])
+        yield table(
+            ["Sample", "Class", "Certified", "Estimate", "Nearest example", "Found by", "Against the estimate"],
+            (
+                [
+                    str(row["sample"]),
+                    safe(row["class_name"]),
+                    *(number(row[name], 4) for name in ("certified", "estimate", "nearest")),
+                    safe(row["attack"] or "–"),
+                    safe("; ".join([*row["flags"], *([row["failed"]] if row["failed"] else [])])),
+                ]
+                for row in entry["rows"]
+            ),
+        )
 
 
 def _curve(summary: Mapping[str, Any]) -> Iterator[str]:

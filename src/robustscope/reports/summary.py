@@ -9,12 +9,14 @@ from typing import Any
 
 import pandas as pd
 
-from robustscope.analyses import ANALYSES
+from robustscope.analyses import ANALYSES, MEASURED
 from robustscope.core.errors import MissingFile
 from robustscope.reports.cautions import cautions
 from robustscope.reports.formats import interval, native, percent, plain, threat_name
 from robustscope.reports.gallery import Picture, collect
+from robustscope.reports.measures import brackets, certified_of, trust_of
 from robustscope.runs import store
+from robustscope.runs.measured import read_measures
 
 FORMAT = 1
 
@@ -46,10 +48,17 @@ def gather(run: str | Path) -> tuple[dict[str, Any], list[Picture]]:
         record = store.read_record(run)
     except MissingFile:
         record = {"complete": False}
+    measured = read_measures(run)
     tables = {card.name: native(card.function(table, plan).to_dict("records")) for card in ANALYSES}
+    tables |= {card.name: native(card.function(table, measured, plan).to_dict("records")) for card in MEASURED}
     pictures, reason = collect(run, plan, table)
     plan = native(plan)  # from here on for JSON only: an infinite radius has become text
     models = _models(plan, tables, record.get("audit") or [])
+    for model in models:
+        for threat in model["threats"]:
+            threat["trust"] = trust_of(plan, native(record), measured, model["name"], threat)
+            threat["certified"] = certified_of(tables, model["name"], threat)
+        model["sentence"] = sentence(model, plan)
     summary: dict[str, Any] = {
         "format": FORMAT,
         "plan_id": plan["id"],
@@ -65,9 +74,13 @@ def gather(run: str | Path) -> tuple[dict[str, Any], list[Picture]]:
         "models": models,
         "comparisons": tables["comparison"],
         **{name: tables[name] for name in ("attacks", "curve", "per_class", "distances", "worst", "flags")},
+        "brackets": brackets(tables["bracket"]),
         "gallery": {"reason": reason, "items": [picture.facts for picture in pictures]},
         "methods": _methods(plan),
-        "analyses": [{"name": card.name, "version": card.version, "source": card.source} for card in ANALYSES],
+        "measures": [{k: v for k, v in m.items() if k != "index"} for m in plan.get("measures", ())],
+        "analyses": [
+            {"name": card.name, "version": card.version, "source": card.source} for card in (*ANALYSES, *MEASURED)
+        ],
         "cost_total": _cost_total(plan, record, table),
         "environment": {
             key: record.get(key) for key in ("complete", "versions", "device", "platform", "git", "seconds")
@@ -123,7 +136,6 @@ def _models(
                     "audit": _audit(audits, (model["name"], *key)),
                 }
             )
-        entry["sentence"] = sentence(entry, plan)
         found.append(entry)
     return found
 
@@ -140,9 +152,10 @@ def audit_sentence(audit: Mapping[str, Any]) -> str:
         return f"No audit: {audit['reason']}"
     if not audit["survivors"]:
         return "Nothing was left to audit"
+    proved = audit.get("certified") or 0
     text = (
-        f"Full AutoAttack on {audit['audited']:,} of {audit['survivors']:,} survivors, drawn at random, broke "
-        f"{audit['found']:,} more"
+        f"Full AutoAttack on {audit['audited']:,} of {audit['survivors']:,} survivors, drawn at random"
+        f"{f' from all but the {proved:,} that are certified' if proved else ''}, broke {audit['found']:,} more"
     )
     if audit["escalated"]:
         text += (
@@ -181,14 +194,13 @@ def sentence(model: Mapping[str, Any], plan: Mapping[str, Any]) -> str:
         told = f"{percent(robust['value'])} ({interval(robust['low'], robust['high'])})"
         still = "still are after every attack in the suite at" if not parts else "at"
         parts.append(f"{told} {still} {threat['name']}")
-    audits = [
-        f"At {threat['name']}: {threat['audit']['sentence'][0].lower()}{threat['audit']['sentence'][1:]}."
-        if len(model["threats"]) > 1
-        else f"{threat['audit']['sentence']}."
-        for threat in model["threats"]
-        if threat.get("audit")
-    ]
-    return " ".join(["; ".join([text, *parts]) + ".", *audits])
+    said = []
+    for threat in model["threats"]:
+        known = [found["sentence"] for found in threat["certified"]]
+        for found in [*known, *([threat["audit"]["sentence"]] if threat.get("audit") else [])]:
+            several = len(model["threats"]) > 1
+            said.append(f"At {threat['name']}: {found[0].lower()}{found[1:]}." if several else f"{found}.")
+    return " ".join(["; ".join([text, *parts]) + ".", *said])
 
 
 def _methods(plan: Mapping[str, Any]) -> list[dict[str, Any]]:

@@ -19,12 +19,12 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import pandas as pd
-import torch
 
 from robustscope.attacks.suites import auditor
-from robustscope.core.draws import Draws
+from robustscope.core.draws import shuffled
 from robustscope.core.sampling import draws_needed, most_marked
 from robustscope.runs.config import Audit
+from robustscope.runs.measured import certified
 
 FIRST_SHARE = 0.8
 """Share of the risk that the first audit may take; the later ones halve what is left between them."""
@@ -46,7 +46,8 @@ class Verdict:
         found: how many of those they broke.
         escalated: attacks that ran on all survivors because they had found something in an audit.
         broken_by_escalation: what these broke outside the audits.
-        unaudited: samples left that no audit has seen.
+        certified: survivors that are proved to have no adversarial example there; they are not audited.
+        unaudited: samples left that no audit has seen and no proof covers.
         missed: upper confidence bound on how many of those the full attacks would still break; None before an audit.
         bound: ``missed / n``, the most by which the full attacks would still lower the robust accuracy.
         asked: the bound that was asked for, as a fraction of n.
@@ -65,6 +66,7 @@ class Verdict:
     found: int
     escalated: tuple[str, ...]
     broken_by_escalation: int
+    certified: int
     unaudited: int
     missed: int | None
     bound: float | None
@@ -93,6 +95,7 @@ class _Case:
     plan: Plan
     rows: pd.DataFrame
     key: Key
+    measured: pd.DataFrame | None = None
 
     def __post_init__(self) -> None:
         model, norm, epsilon = self.key
@@ -113,14 +116,15 @@ class _Case:
         self.survivors = right - set(mine.loc[hit & ~self.late, "sample"])
         self.audited = {i for s in self.stages if s["kind"] == "audit" for i in s["ids"]}
         self.standing = self.survivors - set(self.hits["sample"])
+        self.certified: set[int] = set()
+        if self.measured is not None:
+            self.certified = certified(self.plan, self.measured, *self.key) & self.standing
+        self.standing -= self.certified  # proved: no attack can break them, so that none need be audited
 
     @property
     def unaudited(self) -> list[int]:
         """Samples that still stand and that no audit has seen, in the order in which audits draw them."""
-        ids = sorted(self.standing - self.audited)
-        draws = Draws(self.plan["seed"], tuple(ids)).within("audit")
-        numbers = draws.uniform("order", torch.empty(len(ids), 1, dtype=torch.float64), 0.0, 1.0)[:, 0].tolist()
-        return [i for _, i in sorted(zip(numbers, ids, strict=True))]
+        return shuffled(self.standing - self.audited, self.plan["seed"], "audit")
 
     @property
     def allowed(self) -> int:
@@ -149,16 +153,17 @@ def headline(plan: Plan) -> list[Key]:
     return [key for key in keys if auditor(key[1], 10)]
 
 
-def verdicts(plan: Plan, rows: pd.DataFrame) -> list[dict[str, Any]]:
+def verdicts(plan: Plan, rows: pd.DataFrame, measured: pd.DataFrame | None = None) -> list[dict[str, Any]]:
     """Return what the audits of a run say, for each model and threat model, as plain data.
 
     Args:
         plan: plan of the run with its stages.
-        rows: all stored rows.
+        rows: all stored rows of attacks.
+        measured: all stored rows of measures: what is certified needs no audit.
     """
     if not plan.get("audit"):
         return []
-    return [asdict(_verdict(_Case(plan, rows, key))) for key in headline(plan)]
+    return [asdict(_verdict(_Case(plan, rows, key, measured))) for key in headline(plan)]
 
 
 def _verdict(case: _Case) -> Verdict:
@@ -181,6 +186,7 @@ def _verdict(case: _Case) -> Verdict:
         found=sum(len(case.found(stage)) for stage in audits),
         escalated=tuple(dict.fromkeys(case.cells[i]["attack"] for s in raised for i in s["cells"])),
         broken_by_escalation=sum(len(case.found(stage)) for stage in raised),
+        certified=len(case.certified),
         unaudited=len(case.standing - case.audited),
         missed=missed,
         bound=None if missed is None else missed / case.n,
@@ -193,19 +199,20 @@ def _verdict(case: _Case) -> Verdict:
     )
 
 
-def next_stages(plan: Plan, rows: pd.DataFrame) -> list[dict[str, Any]]:
+def next_stages(plan: Plan, rows: pd.DataFrame, measured: pd.DataFrame | None = None) -> list[dict[str, Any]]:
     """Return what is to be done next, one entry for each model and threat model that is not settled; [] ends the run.
 
     Args:
         plan: plan of the run with its stages so far, all of them carried out.
-        rows: all stored rows.
+        rows: all stored rows of attacks.
+        measured: all stored rows of measures: what is certified needs no audit.
 
     Returns:
         Entries {kind, model, norm, epsilon, ids, population, attacks}.
     """
     if not plan.get("audit"):
         return []
-    found = (_next(_Case(plan, rows, key)) for key in headline(plan))
+    found = (_next(_Case(plan, rows, key, measured)) for key in headline(plan))
     return [entry for entry in found if entry is not None]
 
 

@@ -121,6 +121,13 @@ class Settings:
             model itself. "off" searches on the model. Others: ``robustscope.models.twin.KINDS``.
         audit: how the survivors are audited by full attacks: a bound such as "2pp", a budget such as "100samples", both
             with a comma between, or "off". Empty means "2pp" for the suite "audited" and "off" for any other.
+        trust: on how many samples the probes ask whether the robust accuracy can be believed, or "off".
+        certify: certifier that looks at every sample at the radius of each threat model, with its parameters, such as
+            "crown" or "crown:memory=256", or "off".
+        bracket: for how many samples the robust radius is bracketed between a certified radius, an estimate and the
+            nearest adversarial example, or "off". The certifier is that of ``certify``, "crown" if that is left empty, and
+            none if it is "off".
+        estimate: the estimate of the bracket, with its parameters, such as "clever:batches=100,points=100", or "off".
     """
 
     samples: str | int = ""
@@ -133,16 +140,50 @@ class Settings:
     device: str = "cpu"
     twin: str = "off"
     audit: str = ""
+    trust: str | int = "32"
+    certify: str = ""
+    bracket: str | int = "off"
+    estimate: str = "clever:batches=50,points=64,rivals=3"
 
     def asked_audit(self, own_attacks: bool) -> Audit | None:
         """Return the audit that is asked for; an evaluation with attacks of one's own has none unless it says so."""
         default = "2pp" if self.suite == Settings.suite and not own_attacks else "off"
         return Audit.parse(self.audit or default)
 
+    def asked_number(self, name: str) -> int:
+        """Return how many samples ``trust`` or ``bracket`` is to look at; 0 if it is off.
+
+        Raises:
+            InvalidValue: for anything but a number >= 1 and "off".
+        """
+        text = getattr(self, name).strip()
+        if text == "off":
+            return 0
+        if not text.isdecimal() or int(text) < 1:
+            raise InvalidValue(
+                f"{name}={text!r} was given", "a number of samples or 'off' is allowed", f"Write e.g. {name}=32."
+            )
+        return int(text)
+
+    @property
+    def certifier(self) -> str:
+        """The certifier that is asked for, with its parameters; empty if there is none."""
+        default = "crown" if self.asked_number("bracket") else ""
+        return "" if self.certify.strip() == "off" else self.certify.strip() or default
+
+    @property
+    def estimator(self) -> str:
+        """The estimate that is asked for, with its parameters; empty if there is none."""
+        off = not self.asked_number("bracket") or self.estimate.strip() in ("", "off")
+        return "" if off else self.estimate.strip()
+
     def __post_init__(self) -> None:
         conform(self)
-        object.__setattr__(self, "samples", str(self.samples))
+        for name in ("samples", "trust", "bracket"):
+            object.__setattr__(self, name, str(getattr(self, name)))
         Audit.parse(self.audit or "off")
+        for name in ("trust", "bracket"):
+            self.asked_number(name)
         for name, most in (("shard_size", None), ("batch_size", None), ("threads", MOST_THREADS)):
             value = getattr(self, name)
             if value < 1 or (most is not None and value > most):

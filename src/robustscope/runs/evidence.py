@@ -13,14 +13,17 @@ import torch
 from torch import Tensor
 
 from robustscope.attacks.verify import TIE, round_to_8_bits
+from robustscope.certify.cards import certify
 from robustscope.core.errors import CorruptRun
 from robustscope.core.threats import RotationTranslation, make_threat
+from robustscope.core.types import ThreatModel
 from robustscope.geometry import balls
 from robustscope.geometry.losses import margin
 from robustscope.geometry.rules import is_adversarial
 from robustscope.runs.config import config_from_dict
 from robustscope.runs.engines.local import torch_threads
 from robustscope.runs.execute import check_subjects
+from robustscope.runs.measured import read_measures
 from robustscope.runs.plan import Subjects, load_subjects
 from robustscope.runs.store import cells_of, evidence_digest, read_evidence, read_plan, read_table, shard_record
 
@@ -35,6 +38,7 @@ class Check:
         confirmed: claims that hold.
         failures: one row for each thing that does not hold: shard, cell, sample, problem.
         marginal: claims whose logits tie to within 1e-5 of their spread here; another machine's rounding decided them.
+        certificates: samples that the run certifies and that were certified again here.
         hold_alone: claims whose example fools the model here when it goes through it alone, at batch size 1.
         survive_8bit: claims whose example fools it here after rounding to 8 bits.
     """
@@ -46,6 +50,7 @@ class Check:
     marginal: int
     hold_alone: int = 0
     survive_8bit: int = 0
+    certificates: int = 0
 
 
 def verify_run(run: str | Path, subjects: Subjects | None = None) -> Check:
@@ -55,7 +60,7 @@ def verify_run(run: str | Path, subjects: Subjects | None = None) -> Check:
     is the stored one, the model misclassifies it when it sees it alone, label and prediction are the stored ones, and it
     survives rounding to 8 bits if that is stored; a transformed example is made anew from the stored angle and shift. Checked for each
     sample: its label and its clean prediction. Checked for the folder: plan id, hashes of models, data and evidence,
-    rows missing or doubled, examples that no row claims.
+    rows missing or doubled, examples that no row claims. Certificates are computed anew, and must hold again.
 
     Args:
         run: folder of a finished run.
@@ -71,20 +76,25 @@ def verify_run(run: str | Path, subjects: Subjects | None = None) -> Check:
         subjects = load_subjects(config.models, config.data, config.settings)
     check_subjects(plan, subjects)
     failures: list[Failure] = []
-    marginal = hold_alone = survive_8bit = 0
+    marginal = hold_alone = survive_8bit = proofs = 0
+    measured = read_measures(run)
     with torch_threads(plan["threads"]):
         for shard in plan["shards"]:
             checker = _Checker(run, plan, shard, subjects)
-            checker.check(table[table["shard"] == shard["index"]])
+            if "measures" in shard:
+                checker.check_certificates(plan, measured[measured["shard"] == shard["index"]])
+            else:
+                checker.check(table[table["shard"] == shard["index"]])
             failures += checker.failures
             marginal += checker.marginal
             hold_alone += checker.hold_alone
             survive_8bit += checker.survive_8bit
+            proofs += checker.certificates
     claims = table[table["success"].fillna(False)]
     bad = {(failure.shard, failure.cell, failure.sample) for failure in failures}
     held = [key not in bad for key in zip(claims["shard"], claims["cell"], claims["sample"], strict=True)]
     found = pd.DataFrame(failures, columns=list(Failure._fields))
-    return Check(plan["id"], len(claims), sum(held), found, marginal, hold_alone, survive_8bit)
+    return Check(plan["id"], len(claims), sum(held), found, marginal, hold_alone, survive_8bit, proofs)
 
 
 class Failure(NamedTuple):
@@ -109,7 +119,7 @@ class _Checker:
         self.y = torch.as_tensor(subjects.data.labels[self.ids], dtype=torch.int64, device=self.x.device)
         self.place = {sample: i for i, sample in enumerate(self.ids)}
         self.failures: list[Failure] = []
-        self.marginal = self.hold_alone = self.survive_8bit = 0
+        self.marginal = self.hold_alone = self.survive_8bit = self.certificates = 0
 
     def fail(self, problem: str, cell: int = -1, sample: int = -1) -> None:
         self.failures.append(Failure(self.shard, cell, sample, problem))
@@ -143,6 +153,20 @@ class _Checker:
                     self.fail(f"clean prediction {prediction} is stored, now {int(predicted[i])}", sample=sample)
                 elif bool(correct) != (prediction == y):
                     self.fail("clean_correct contradicts label and prediction", sample=sample)
+
+    def check_certificates(self, plan: Mapping[str, Any], rows: pd.DataFrame) -> None:
+        """Certify again what the run certifies, with the method and at the radius of the plan."""
+        for measure in plan["measures"]:
+            claimed = rows[(rows["measure"] == measure["index"]) & rows["holds"].fillna(False)]
+            if measure["kind"] != "certificate" or claimed.empty:
+                continue
+            pick = [self.place[sample] for sample in claimed["sample"]]
+            threat = ThreatModel(measure["norm"], measure["epsilon"], self.model.bounds)
+            proof = certify(measure["method"], self.model, self.x[pick], self.y[pick], threat, **measure["parameters"])
+            for sample, status in zip(claimed["sample"], proof.status, strict=True):
+                self.certificates += status == "verified"
+                if status != "verified":
+                    self.fail(f"{measure['method']} certifies it in the run, and says {status} now", sample=int(sample))
 
     def check_cell(self, cell: Mapping[str, Any], claimed: pd.DataFrame, evidence: Mapping[str, np.ndarray]) -> None:
         """Every claim has its example and every example its claim; then the examples themselves."""

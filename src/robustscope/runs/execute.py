@@ -26,6 +26,8 @@ from robustscope.geometry.losses import margin
 from robustscope.models.classifier import Classifier
 from robustscope.models.twin import CHECKED, Twin, make_twin
 from robustscope.probes.flags import measure_flags
+from robustscope.runs.measured import COLUMNS as MEASURED
+from robustscope.runs.measuring import measure_shard
 from robustscope.runs.partial import Partial
 from robustscope.runs.plan import Subjects
 from robustscope.runs.store import cells_of, write_shard
@@ -40,7 +42,9 @@ def check_subjects(plan: Mapping[str, Any], subjects: Subjects) -> None:
     Raises:
         CorruptRun: naming what changed since the plan was made.
     """
-    shards = [shard for shard in plan["shards"] if "cells" not in shard]  # stages see samples of these again
+    shards = [
+        shard for shard in plan["shards"] if not shard.keys() & {"cells", "measures"}
+    ]  # those see the same samples
     ids = sorted({i for shard in shards for i in shard["ids"]})
     pairs = [
         (f"the model {entry['name']!r}", entry["fingerprint"], model.fingerprint)
@@ -81,6 +85,13 @@ def run_shard(plan: Mapping[str, Any], index: int, subjects: Subjects, run: Path
     y = torch.as_tensor(subjects.data.labels[ids], dtype=torch.int64, device=device)
     classifier.ledger.reset()
     began = time.perf_counter()
+    if "measures" in shard:
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            rows, verdicts = measure_shard(plan, shard, classifier, x, y, run)
+        record = _record(index, classifier, time.perf_counter() - began, caught, device) | {"trust": verdicts}
+        write_shard(run, index, rows, {}, record, MEASURED)
+        return record
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         keeper = Partial(run, plan, index, classifier.ledger, {**versions(), "device": describe_device(device)}, device)
@@ -91,21 +102,29 @@ def run_shard(plan: Mapping[str, Any], index: int, subjects: Subjects, run: Path
             classifier.ledger.backward += twin.backward
         with keeping(keeper):
             rows, evidence, again = attack_shard(plan, shard, classifier, x, y, twin)
-    record = {
-        "index": index,
-        "seconds": round(keeper.earlier + time.perf_counter() - began, 3),
-        "forward": classifier.ledger.forward,
-        "backward": classifier.ledger.backward,
-        "warnings": sorted({f"{w.category.__name__}: {w.message}" for w in caught}),
+    record = _record(index, classifier, keeper.earlier + time.perf_counter() - began, caught, device) | {
         "twin": {"kind": twin.kind, "notes": list(twin.notes), "reverted": again.fooled_twin},
         "alone": {"samples": again.alone, "forward": again.forward, "backward": again.backward},
-        "versions": versions(),
-        "device": describe_device(device),
         "flags": flags,
     }
     write_shard(run, index, rows, evidence, record)
     keeper.remove()
     return record
+
+
+def _record(
+    index: int, classifier: Classifier, seconds: float, caught: Sequence[warnings.WarningMessage], device: str
+) -> dict[str, Any]:
+    """Return what the record of every shard says."""
+    return {
+        "index": index,
+        "seconds": round(seconds, 3),
+        "forward": classifier.ledger.forward,
+        "backward": classifier.ledger.backward,
+        "warnings": sorted({f"{w.category.__name__}: {w.message}" for w in caught}),
+        "versions": versions(),
+        "device": describe_device(device),
+    }
 
 
 def _flags(plan: Mapping[str, Any], shard: Entry, classifier: Classifier, x: Tensor, y: Tensor) -> list[dict[str, Any]]:

@@ -25,7 +25,9 @@ from robustscope.models.twin import CHECKED, Twin, check_kind
 from robustscope.models.weights import check_device
 from robustscope.probes.flags import COST, SAMPLES
 from robustscope.runs.audit import expected_draws
+from robustscope.runs.cells import make_cell
 from robustscope.runs.config import AttackSpec, Audit, Config, ModelSpec, Settings, to_dict
+from robustscope.runs.measures import add_measures, forecast_measures, rehearse
 from robustscope.runs.store import FORMAT, sealed
 
 DEFAULT_SAMPLES = 1000
@@ -132,6 +134,9 @@ def make_plan(config: Config, subjects: Subjects | None = None) -> dict[str, Any
     audit = settings.asked_audit(bool(config.attacks))
     if audit is not None and any(auditor(t.norm, 2) for t in threats):
         plan["audit"] = asdict(audit)
+    classifiers = {name: model.classifier for name, model in zip(names, subjects.models, strict=True)}
+    add_measures(plan, classifiers, threats, settings)
+    rehearse(plan, classifiers, subjects.data, settings.device)
     plan["cost"] = forecast(plan)
     return sealed(plan)
 
@@ -259,48 +264,6 @@ def _cells(
     return cells
 
 
-def make_cell(
-    index: int, model: str, threat: Threat, name: str, parameters: dict[str, Any], headline: bool
-) -> dict[str, Any]:
-    """Return a cell: an attack with all its parameters, defaults filled in, against one threat set.
-
-    Raises:
-        InvalidValue: if the attack is not defined for the threat set, or a parameter cannot stand in a plan.
-    """
-    card = ATTACKS[name]
-    card.check(threat)
-    resolved = card.pin(card.resolve(parameters))
-    for key, value in resolved.items():
-        if isinstance(value, torch.Tensor):
-            raise InvalidValue(
-                f"{name}.{key} was given as a tensor",
-                "a number, a text or None is allowed in a plan",
-                "Call robustscope.attack() with it instead.",
-            )
-        if isinstance(value, float) and not math.isfinite(value):
-            raise InvalidValue(
-                f"{name}.{key}={value} was given",
-                "a finite number is allowed",
-                "Correct it; a plan holds numbers only.",
-            )
-    said = ", ".join(f"{k}={v}" if not isinstance(v, str) else v for k, v in parameters.items() if k != "steps")
-    return {
-        "index": index,
-        "model": model,
-        "norm": threat.norm,
-        "epsilon": threat.common_epsilon,
-        "headline": headline,
-        "attack": name,
-        "label": f"{name}, {said}" if said else name,
-        "version": card.version,
-        "source": card.source,
-        "parameters": resolved,
-        "aim": card.aim,
-        "access": card.access,
-        "floor": card.floor,
-    }
-
-
 def _describe(name: str, model: LoadedModel, spec: ModelSpec) -> dict[str, Any]:
     classifier = model.classifier
     limit = limit_of(classifier.module)
@@ -319,8 +282,8 @@ def _describe(name: str, model: LoadedModel, spec: ModelSpec) -> dict[str, Any]:
 
 def forecast(plan: dict[str, Any]) -> dict[str, int]:
     """Return the most rows that a plan can cost: a clean pass, every attack on every sample at every radius, the judge's
-    three passes after each attack, a few samples for the automatic flags, and the first audit; later ones follow only
-    where the first has found something. With a twin, every sample may have to be attacked twice. What is attacked again
+    three passes after each attack, a few samples for the automatic flags, estimates, probes, and the first audit; later ones follow only
+    where the first has found something. Certificates count their clean passes alone. With a twin, every sample may have to be attacked twice. What is attacked again
     one by one (see ``attacks.twins``) is not foreseen; its rows are told apart.
     """
     forward = backward = 0
@@ -328,7 +291,8 @@ def forecast(plan: dict[str, Any]) -> dict[str, int]:
     audited: dict[tuple[str, str, float], int] = {}
     per_model = {model["name"]: 0 for model in plan["models"]}
     for shard in plan["shards"]:
-        per_model[shard["model"]] += len(shard["ids"])
+        if not shard.keys() & {"cells", "measures"}:
+            per_model[shard["model"]] += len(shard["ids"])
     for name, samples in per_model.items():
         looked_at = min(samples, SAMPLES)
         checked = 2 * CHECKED * len(plan["shards"]) * (searches - 1)
@@ -337,8 +301,9 @@ def forecast(plan: dict[str, Any]) -> dict[str, int]:
         for cell in plan["cells"]:
             if cell["model"] == name:
                 most = ATTACKS[cell["attack"]].cost(cell["parameters"])
-                forward += samples * (searches * (most[0] + 4) - 1)
-                backward += samples * searches * most[1]
+                attacked = cell.get("samples", samples)
+                forward += attacked * (searches * (most[0] + 4) - 1)
+                backward += attacked * searches * most[1]
                 if plan.get("audit") and cell["headline"]:
                     audited.setdefault((name, cell["norm"], cell["epsilon"]), samples)
     for (name, norm, _), samples in audited.items():
@@ -349,7 +314,8 @@ def forecast(plan: dict[str, Any]) -> dict[str, int]:
             most = card.cost(card.resolve(parameters))
             forward += drawn * (searches * (most[0] + 4) - 1)
             backward += drawn * searches * most[1]
-    return {"forward": forward, "backward": backward}
+    measured = forecast_measures(plan)
+    return {"forward": math.ceil(forward + measured[0]), "backward": math.ceil(backward + measured[1])}
 
 
 def known_suites() -> dict[str, list[str]]:

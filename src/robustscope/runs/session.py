@@ -16,6 +16,7 @@ from robustscope.runs.audit import verdicts
 from robustscope.runs.config import config_from_dict
 from robustscope.runs.engines.local import part, run_here, run_in_processes
 from robustscope.runs.execute import check_subjects
+from robustscope.runs.measured import read_measures
 from robustscope.runs.plan import Subjects, load_subjects
 from robustscope.runs.stages import extend
 from robustscope.runs.store import missing_shards, portable, read_plan, read_table, shard_record, write_json
@@ -181,7 +182,8 @@ def finish(run: Path, plan: Mapping[str, Any]) -> dict[str, Any]:
     record = {
         "plan_id": plan["id"],
         "complete": True,
-        "audit": verdicts(plan, read_table(run)) if plan.get("audit") else [],
+        "audit": verdicts(plan, read_table(run), read_measures(run)) if plan.get("audit") else [],
+        "trust": [verdict for record in records for verdict in record.get("trust", [])],
         "versions": dict(records[0]["versions"]) if records else {},
         "mixed_versions": len(seen) > 1,
         "device": " / ".join(sorted({record["device"] for record in records})),

@@ -1,14 +1,18 @@
-"""Write the next stage of a run: the cells and shards that its audit asks for, given the rows stored so far."""
+"""Write the next stage of a run: the cells and shards that its audit asks for, given the rows stored so far; at last the
+probes, which ask whether the result can be trusted.
+"""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import Any
 
+from robustscope.core.draws import shuffled
 from robustscope.core.threats import make_threat
 from robustscope.core.types import Bounds
 from robustscope.runs.audit import next_stages
-from robustscope.runs.plan import make_cell
+from robustscope.runs.cells import make_cell
+from robustscope.runs.measured import read_measures
 from robustscope.runs.store import plan_id, portable, read_plan, read_table, stage_path, write_json
 
 
@@ -18,18 +22,17 @@ def extend(run: Path) -> bool:
     What it holds follows from the plan and the stored rows, so that several workers who write it write the same.
 
     Returns:
-        Whether there is one; False when the audit is done, or none was asked for.
+        Whether there is one; False when audit and probes are done, or none was asked for.
     """
     plan = read_plan(run)
-    if not plan.get("audit"):
-        return False
-    entries = next_stages(plan, read_table(run))
-    if not entries:
-        return False
-    number = 1 + max((stage["stage"] for stage in plan.get("stages", ())), default=0)
+    number = 1 + max((shard.get("stage", 0) for shard in plan["shards"]), default=0)
     stage: dict[str, Any] = {"plan": plan["id"], "cells": [], "shards": [], "stages": []}
-    for entry in entries:
+    for entry in next_stages(plan, read_table(run), read_measures(run)) if plan.get("audit") else ():
         _add(plan, stage, entry, number)
+    if not stage["shards"]:
+        _add_probes(plan, stage, run, number)
+    if not stage["shards"]:
+        return False
     stage = portable(stage)
     write_json(stage_path(run, number), {**stage, "seal": plan_id(stage)})
     return True
@@ -52,3 +55,20 @@ def _add(plan: dict[str, Any], stage: dict[str, Any], entry: dict[str, Any], num
         stage["shards"].append({"index": index, "model": entry["model"], "ids": ids, "cells": cells, "stage": number})
     kept = {key: entry[key] for key in ("kind", "model", "norm", "epsilon", "ids", "population")}
     stage["stages"].append({"stage": number, **kept, "cells": cells})
+
+
+def _add_probes(plan: dict[str, Any], stage: dict[str, Any], run: Path, number: int) -> None:
+    """Add a shard for each measure of trust that has none: so many of the samples that are classified correctly."""
+    done = {index for shard in plan["shards"] for index in shard.get("measures", ())}
+    waiting = [m for m in plan.get("measures", ()) if m["kind"] == "trust" and m["index"] not in done]
+    if not waiting:
+        return
+    table = read_table(run)
+    for measure in waiting:
+        cells = [cell["index"] for cell in plan["cells"] if cell["model"] == measure["model"]]
+        mine = table[table["cell"].isin(cells) & table["clean_correct"].fillna(False).astype(bool)]
+        ids = sorted(shuffled(set(mine["sample"].tolist()), plan["seed"], "trust")[: measure["samples"]])
+        if ids:
+            index = len(plan["shards"]) + len(stage["shards"])
+            entry = {"index": index, "model": measure["model"], "ids": ids, "measures": [measure["index"]]}
+            stage["shards"].append({**entry, "stage": number})

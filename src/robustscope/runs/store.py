@@ -4,7 +4,7 @@ Layout of a run folder::
 
     plan.json                     what was asked, defaults filled in; its id names everything that can change a result
     stages/001.json               cells and shards that the audit of the rows so far adds to the plan; see ``runs.audit``
-    shards/00000.parquet          one row for each (cell, sample) of the shard
+    shards/00000.parquet          one row for each (cell, sample) of the shard, or (measure, sample): see ``runs.measured``
     evidence/00000.safetensors    every adversarial example that supports a row, and some clean images to show
     record.json                   versions, device, seconds, warnings; written when all shards are there
     partial/00000/                how far a shard that is not stored yet has come; see ``runs.partial``
@@ -186,12 +186,18 @@ def essence(plan: Mapping[str, Any]) -> dict[str, Any]:
     engine = {k: plan[k] for k in ("format", "seed", "batch_size", "threads")}
     if plan.get("twin", "off") != "off":  # left out otherwise, so that runs from before there were twins keep their id
         engine["twin"] = plan["twin"]
-    audit = {"audit": plan["audit"]} if "audit" in plan else {}
-    return {**engine, "models": models, "data": plan["data"]["fingerprint"], "cells": cells, "shards": shards, **audit}
+    added: dict[str, Any] = {"audit": plan["audit"]} if "audit" in plan else {}
+    if plan.get("measures"):
+        keys = ("index", "kind", "norm", "epsilon", "method", "version", "parameters", "samples")
+        added["measures"] = [{"model": position[m["model"]], **{k: m[k] for k in keys}} for m in plan["measures"]]
+        added["parts"] = [{k: s[k] for k in ("index", "cells", "measures") if k in s} for s in plan["shards"]]
+    return {**engine, "models": models, "data": plan["data"]["fingerprint"], "cells": cells, "shards": shards, **added}
 
 
 def cells_of(plan: Mapping[str, Any], shard: Mapping[str, Any]) -> list[dict[str, Any]]:
     """Return the cells that a shard runs: those of its stage, or all of its model that belong to none."""
+    if "measures" in shard:
+        return []
     if "cells" in shard:
         return [plan["cells"][index] for index in shard["cells"]]
     return [cell for cell in plan["cells"] if cell["model"] == shard["model"] and "stage" not in cell]
@@ -236,7 +242,7 @@ def read_plan(run: str | Path) -> dict[str, Any]:
         expected = sealed(plan)
         for key in ("request", "threats", "cost", "suite"):  # needed, though they are no part of the id
             plan[key]
-        for entry in (*plan["cells"], *plan["threats"]):
+        for entry in (*plan["cells"], *plan["threats"], *plan.get("measures", ())):
             entry["epsilon"] = float(entry["epsilon"])
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise CorruptRun(f"{path} lacks {error}", "a plan as written is allowed", _RESTORE) from error
@@ -256,21 +262,27 @@ def read_record(run: str | Path) -> dict[str, Any]:
 
 
 def write_shard(
-    run: Path, shard: int, rows: pd.DataFrame, evidence: dict[str, np.ndarray], record: dict[str, Any]
+    run: Path,
+    shard: int,
+    rows: pd.DataFrame,
+    evidence: dict[str, np.ndarray],
+    record: dict[str, Any],
+    columns: Mapping[str, str] | None = None,
 ) -> None:
     """Store one shard: the evidence first, then the rows, which make the shard exist.
 
     Args:
         run: run folder.
         shard: index of the shard.
-        rows: one row for each (cell, sample), columns as in ``COLUMNS``.
+        rows: one row for each (cell, sample), columns as in ``columns``.
         evidence: arrays to keep.
         record: facts about how it ran; kept in the Parquet metadata, beside the hash of the evidence.
+        columns: name -> type, such as those of ``runs.measured``; None: those of attacks.
     """
     raw = save_safetensors({key: np.ascontiguousarray(value) for key, value in evidence.items()})
     write_atomically(evidence_path(run, shard), lambda part: part.write_bytes(raw))
     record = {**record, "evidence": hashlib.sha256(raw).hexdigest()}
-    casts = ", ".join(f'CAST("{name}" AS {kind}) AS "{name}"' for name, kind in COLUMNS.items())
+    casts = ", ".join(f'CAST("{name}" AS {kind}) AS "{name}"' for name, kind in (columns or COLUMNS).items())
 
     def write(part: Path) -> None:
         with duckdb.connect() as connection:
@@ -318,28 +330,14 @@ def _bad_shard(path: Path, error: Exception) -> CorruptRun:
 
 
 def read_table(run: str | Path) -> pd.DataFrame:
-    """Read all rows of a finished run, in the order of (cell, sample).
+    """Read all rows of attacks of a finished run, in the order of (cell, sample); ``runs.measured`` reads the others.
 
     Raises:
         CorruptRun: if a shard is missing or damaged, or a row is missing, doubled or foreign to the plan.
     """
     run = Path(run)
     plan = read_plan(run)
-    missing = missing_shards(run, plan)
-    if missing:
-        raise CorruptRun(
-            f"{len(missing)} of {len(plan['shards'])} shards are missing in {run}",
-            "a finished run is allowed",
-            "Finish it with `robustscope run` on the folder.",
-        )
-    parts = []
-    for shard in plan["shards"]:
-        path = shard_path(run, shard["index"])
-        try:
-            parts.append(_query([path], f"SELECT {_selected(path)} FROM read_parquet($files)"))
-        except duckdb.Error as error:
-            raise _bad_shard(path, error) from error
-        check_rows(parts[-1], plan, shard, path)
+    parts = read_shards(run, plan, [shard for shard in plan["shards"] if "measures" not in shard])
     parts += _not_drawn(plan, pd.concat(parts, ignore_index=True))
     table = pd.concat(parts, ignore_index=True).sort_values(["cell", "sample"], kind="stable", ignore_index=True)
     for name in ("success", "survives_8bit", "survives_alone", "clean_correct"):
@@ -347,11 +345,39 @@ def read_table(run: str | Path) -> pd.DataFrame:
     return table
 
 
-def _selected(path: Path) -> str:
+def read_shards(
+    run: Path, plan: Mapping[str, Any], shards: Sequence[Mapping[str, Any]], columns: Mapping[str, str] = COLUMNS
+) -> list[pd.DataFrame]:
+    """Read the rows of some shards, each checked against the plan.
+
+    Raises:
+        CorruptRun: if one is missing or damaged, or a row is missing, doubled or foreign to the plan.
+    """
+    missing = [shard for shard in shards if not shard_path(run, shard["index"]).is_file()]
+    if missing:
+        raise CorruptRun(
+            f"{len(missing)} of {len(plan['shards'])} shards are missing in {run}",
+            "a finished run is allowed",
+            "Finish it with `robustscope run` on the folder.",
+        )
+    parts = []
+    for shard in shards:
+        path = shard_path(run, shard["index"])
+        try:
+            parts.append(_query([path], f"SELECT {_selected(path, columns)} FROM read_parquet($files)"))
+        except duckdb.Error as error:
+            raise _bad_shard(path, error) from error
+        check_rows(parts[-1], plan, shard, path)
+    return parts
+
+
+def _selected(path: Path, columns: Mapping[str, str]) -> str:
     """Return what is to be selected from a file of rows: all columns, of those it may lack nothing."""
     there = set(_query([path], "SELECT name FROM parquet_schema($files)")["name"])
-    empty = {name: f'CAST(NULL AS {COLUMNS[name]}) AS "{name}"' for name in LATER if name not in there}
-    return ", ".join(empty.get(name, f'"{name}"') for name in COLUMNS)
+    empty = {
+        name: f'CAST(NULL AS {columns[name]}) AS "{name}"' for name in LATER if name in columns and name not in there
+    }
+    return ", ".join(empty.get(name, f'"{name}"') for name in columns)
 
 
 def _not_drawn(plan: Mapping[str, Any], rows: pd.DataFrame) -> list[pd.DataFrame]:
@@ -364,7 +390,8 @@ def _not_drawn(plan: Mapping[str, Any], rows: pd.DataFrame) -> list[pd.DataFrame
         drawn = rows.loc[rows["cell"] == cell["index"], "sample"]
         rest = rows[(rows["cell"] == first) & ~rows["sample"].isin(drawn)].copy()
         rest[["shard", "cell", "y_adv", "forward", "backward"]] = (-1, cell["index"], -1, 0, 0)
-        rest["status"], rest["note"] = "skipped", f"not drawn in stage {cell['stage']}"
+        stage = f"in stage {cell['stage']}" if cell["stage"] else "for the bracket"
+        rest["status"], rest["note"] = "skipped", f"not drawn {stage}"
         rest[["distance", "adv_confidence", "adv_margin"]] = math.nan
         rest[["success", "survives_8bit", "survives_alone"]] = None
         found.append(rest)
@@ -372,14 +399,15 @@ def _not_drawn(plan: Mapping[str, Any], rows: pd.DataFrame) -> list[pd.DataFrame
 
 
 def check_rows(rows: pd.DataFrame, plan: Mapping[str, Any], shard: Mapping[str, Any], path: Path) -> None:
-    """Refuse a shard whose rows are not exactly (cells of its model) x (its sample ids).
+    """Refuse a shard whose rows are not exactly (cells of its model, or measures) x (its sample ids).
 
     Raises:
         CorruptRun: naming a missing, doubled or foreign row.
     """
-    cells = [cell["index"] for cell in cells_of(plan, shard)]
+    kind = "measure" if "measures" in shard else "cell"
+    cells = shard.get("measures") or [cell["index"] for cell in cells_of(plan, shard)]
     expected = pd.MultiIndex.from_product([cells, shard["ids"]])
-    found = pd.MultiIndex.from_arrays([rows["cell"].astype("int64"), rows["sample"].astype("int64")])
+    found = pd.MultiIndex.from_arrays([rows[kind].astype("int64"), rows["sample"].astype("int64")])
     for what, index in (
         ("doubled", found[found.duplicated()]),
         ("missing", expected.difference(found)),
@@ -388,7 +416,7 @@ def check_rows(rows: pd.DataFrame, plan: Mapping[str, Any], shard: Mapping[str, 
         if len(index):
             cell, sample = index[0]
             raise CorruptRun(
-                f"{path} has {len(index)} {what} row(s), the first for cell {cell}, sample {sample}",
+                f"{path} has {len(index)} {what} row(s), the first for {kind} {cell}, sample {sample}",
                 "exactly one row for each cell and sample of the plan is allowed",
                 "Delete the file and run `robustscope run` on the folder: only that shard is recomputed.",
             )

@@ -23,6 +23,8 @@ from robustscope.probes import PROBES
 from robustscope.probes.bench import AttackText, Bench, Check, look
 from robustscope.probes.trust import Trust, judge
 
+VERSION = 1
+SOURCE = "Carlini et al., 2019, arXiv:1902.06705; Pintor et al., 2022, arXiv:2106.09947; Zimmermann et al., 2022, arXiv:2206.13991"
 WHITE: AttackText = ("pgd", {"steps": 40, "loss": "margin"})
 ALSO: tuple[AttackText, ...] = (("ladder", {"search": False}),)
 REFERENCE: AttackText = ("apgd", {"steps": 100, "loss": "margin"})
@@ -48,6 +50,7 @@ def trust(
     tolerance: float = 0.02,
     probes: Sequence[str] | None = None,
     seed: int = 0,
+    ids: Sequence[int] | None = None,
     watcher: Callable[[Check], None] | None = None,
 ) -> Trust:
     """Run every probe on a model and say whether the robust accuracy of an attack on it can be trusted.
@@ -69,6 +72,7 @@ def trust(
         tolerance: share of samples that may contradict a line; one sample always may.
         probes: names of the probes to run; None runs all.
         seed: of all draws.
+        ids: ids of the samples, which their random numbers belong to; None numbers them from 0.
         watcher: called with each result.
 
     Returns:
@@ -90,7 +94,8 @@ def trust(
     threat = ThreatModel.parse(threat, model.bounds) if isinstance(threat, str) else threat
     cards = [PROBES[name] for name in probes] if probes is not None else list(PROBES)
     with kept_randomness():
-        rows, bench = _bench(model, x, y, threat, white, seed, broken)
+        draws = Draws(seed, tuple(range(len(x)) if ids is None else ids))
+        rows, bench = _bench(model, x, y, threat, white, draws, broken)
         bench.also = tuple((name, dict(parameters)) for name, parameters in also)
         for which in (reference, scores, decisions, *also):
             if which is not None:
@@ -151,7 +156,7 @@ def _bench(
     y: Tensor,
     threat: ThreatModel,
     white: tuple[str | AttackCard, Mapping[str, Any]],
-    seed: int,
+    draws: Draws,
     broken: Tensor | None,
 ) -> tuple[Tensor, Bench]:
     """Return the positions of the samples classified correctly, and a bench of them."""
@@ -175,13 +180,12 @@ def _bench(
             f"none of {len(x)} samples is classified correctly", "one or more is allowed", "Look at the labels first."
         )
     card = _card(white[0])
-    draws = Draws(seed, tuple(range(len(x)))).select(rows)
     return rows, Bench(
         model,
         x[rows],
         y[rows],
         threat.select(rows),
-        draws,
+        draws.select(rows),
         _Attacker(card),
         lambda name: (card if name == card.name else ATTACKS[name]).resolve(),
         (card.name, dict(white[1])),
