@@ -6,11 +6,7 @@ A check is a function of a card and a benchmark, whose constants it takes, that 
 
 from __future__ import annotations
 
-import inspect
-import warnings
 from collections.abc import Callable, Iterable
-from contextlib import redirect_stderr, redirect_stdout
-from io import StringIO
 from itertools import pairwise
 from typing import Any, get_args
 
@@ -19,10 +15,9 @@ from torch import Tensor
 from torch.nn import functional
 
 from robustscope.contracts.broken import ContractBroken
-from robustscope.contracts.explained import _documented, _raised, sections
-from robustscope.contracts.manners import _descriptors
+from robustscope.contracts.explained import gaps_of
+from robustscope.contracts.manners import traces
 from robustscope.contracts.runner import CheckResult, outcome
-from robustscope.contracts.trial import global_state, other_global_numbers, state_changes
 from robustscope.core.draws import Draws
 from robustscope.core.errors import InvalidValue
 from robustscope.corruptions.cards import CorruptionCard, Family
@@ -63,12 +58,7 @@ def _call(
 ) -> Tensor:
     """Call a corruption as :func:`robustscope.corruptions.corrupt` does, with its quick parameters."""
     draws = Draws(seed, tuple(range(len(x)) if ids is None else ids))
-    chosen: dict[str, Any] = {
-        **({"constants": constants} if "constants" in card.parameters else {}),
-        **card.quick,
-        **more,
-    }
-    found = apply(card, x, severity, draws=draws, **chosen)
+    found = apply(card, x, severity, draws=draws, **_chosen(card, constants), **more)
     if not isinstance(found, Tensor):
         raise _broken(card, f"returned a {type(found).__name__}", "a tensor", "Return pictures (B, C, H, W).")
     return found
@@ -76,8 +66,13 @@ def _call(
 
 def _bare(card: CorruptionCard, constants: str, x: Tensor, severity: int) -> Tensor:
     """Call the function itself, for what the door would put right."""
-    chosen = card.resolve({**({"constants": constants} if "constants" in card.parameters else {}), **card.quick})
+    chosen = card.resolve(_chosen(card, constants))
     return card.function(x, severity, draws=Draws(0, tuple(range(len(x)))), **chosen)
+
+
+def _chosen(card: CorruptionCard, constants: str) -> dict[str, Any]:
+    """Return the quick parameters, with the benchmark where the corruption takes one."""
+    return {**({"constants": constants} if "constants" in card.parameters else {}), **card.quick}
 
 
 def _broken(card: CorruptionCard, seen: str, allowed: str, remedy: str) -> ContractBroken:
@@ -142,20 +137,9 @@ def draws_belong_to_samples(card: CorruptionCard, constants: str) -> None:
 def leaves_no_trace(card: CorruptionCard, constants: str) -> None:
     """Inputs, global generators and the terminal are as before, and what is returned shares no memory with x."""
     x = _pictures(card, constants, 3)
-    before, text, raw = x.clone(), StringIO(), list[str]()
-    with (
-        warnings.catch_warnings(record=True) as caught,
-        _descriptors(raw),
-        redirect_stdout(text),
-        redirect_stderr(text),
-        other_global_numbers(918273645),
-    ):
-        warnings.simplefilter("always")
-        state = global_state()
-        found = _call(card, constants, x, card.severities)
-        changed = state_changes(state, global_state())
+    before = x.clone()
+    found, changed = traces(lambda: _call(card, constants, x, card.severities))
     changed += ["x"] if not torch.equal(before, x) else []
-    changed += ["the terminal"] if text.getvalue() or any(raw) or caught else []
     if changed:
         raise _broken(card, f"changed {', '.join(changed[:4])}", "leaving everything as it was", "Work on copies.")
     if found.untyped_storage().data_ptr() == x.untyped_storage().data_ptr():
@@ -190,18 +174,7 @@ def refuses_other_severities(card: CorruptionCard, constants: str) -> None:
 
 def explains_itself(card: CorruptionCard, constants: str) -> None:
     """The card is complete, every parameter and every error is documented."""
-    parts = sections(card.function.__doc__ or "")
-    documented = _documented(parts.get("Args", ""))
-    gaps = [
-        f"the parameter {name!r} is not documented"
-        for name in inspect.signature(card.function).parameters
-        if name not in documented
-    ]
-    gaps += [f"no section {name!r}" for name in ("Returns", "Raises", "Source") if not parts.get(name, "").strip()]
-    gaps += [f"the error {name!r} is not documented" for name in _raised(card.function)]
-    gaps = [gap for gap in gaps if not any(repr(name) in gap for name in _documented(parts.get("Raises", "")))]
-    facts = {"source": card.source, "bibtex": card.bibtex, "constants": card.constants}
-    gaps += [f"the card has no {name}" for name, value in facts.items() if not value]
+    gaps = gaps_of(card.function, {"source": card.source, "bibtex": card.bibtex, "constants": card.constants})
     if card.family not in get_args(Family):
         gaps.append(f"family={card.family!r}")
     card.resolve(card.quick)
