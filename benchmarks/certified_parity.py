@@ -22,9 +22,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from robustscope.analyses.intervals import proportion
+from robustscope.analyses.intervals import paired_difference, proportion
 from robustscope.attacks.compose import attack
 from robustscope.certify import certify
+from robustscope.core.draws import permutation
 from robustscope.core.types import ThreatModel
 from robustscope.data.datasets import load_data
 from robustscope.data.selection import stratified
@@ -50,6 +51,10 @@ CASES = {
     "resnet2b-2": Case("cifar10_resnet2b_adv", "eran100", "2/255", ("crown", "alpha_crown"), RESNET.format(26.88)),
     "resnet2b-1-jpeg": Case("cifar10_resnet2b_adv", "jpeg", "1/255", ("crown",), RESNET.format(57.16)),
     "resnet2b-2-jpeg": Case("cifar10_resnet2b_adv", "jpeg", "2/255", ("crown",), RESNET.format(26.88)),
+    "resnet2b-1-exact": Case("cifar10_resnet2b_adv", "exact", "1/255", ("crown",), RESNET.format(57.16)),
+    "resnet2b-1-recoded": Case("cifar10_resnet2b_adv", "recoded", "1/255", ("crown",), RESNET.format(57.16)),
+    "resnet2b-2-exact": Case("cifar10_resnet2b_adv", "exact", "2/255", ("crown",), RESNET.format(26.88)),
+    "resnet2b-2-recoded": Case("cifar10_resnet2b_adv", "recoded", "2/255", ("crown",), RESNET.format(26.88)),
     "cnn_a_adv": Case(
         "cifar10_sdp_cnn_a_adv", "sdp200", "2/255", ("crown", "alpha_crown", "deepz"), CNN_A.format(45.5, 50.0)
     ),
@@ -65,11 +70,12 @@ CASES = {
 def images(kind: str, shared: Path, count: int) -> tuple[list[int], Tensor, Tensor]:
     """Return the original test indices, the images and the labels of a case: the first ``count`` of its list."""
     folder = shared / "data"
+    if kind == "fashion":
+        return _idx(folder / "fashion-mnist-sample", "sprite900", range(0, 900, max(1, 900 // count)))
+    if kind == "mnist_spread":
+        return _idx(folder / "mnist", "t10k", range(0, 10000, max(1, 10000 // count)))
     if kind == "mnist":
-        raw = gzip.decompress(next((folder / "mnist").glob("t10k-images*")).read_bytes())
-        labels = gzip.decompress(next((folder / "mnist").glob("t10k-labels*")).read_bytes())
-        x = np.frombuffer(raw, np.uint8, offset=16).reshape(-1, 1, 28, 28)[:count]
-        return list(range(len(x))), _tensor(x), torch.tensor(list(labels[8 : 8 + count]))
+        return _idx(folder / "mnist", "t10k", range(count))
     if kind == "jpeg":
         data = load_data(f"cifar10:{folder}/cifar10/cifar-10-binary-jpegdecoded.tar.xz")
         ids = stratified(data.labels, count, 0)
@@ -77,12 +83,26 @@ def images(kind: str, shared: Path, count: int) -> tuple[list[int], Tensor, Tens
     with (folder / "cifar10" / "test-exact-subset.csv").open() as file:
         record = {int(row["original_test_index"]): int(row["record"]) for row in csv.DictReader(file)}
     lists = json.loads((folder / "index-lists.json").read_text())
-    ids = list(range(100)) if kind == "eran100" else lists["cifar10_sdp200"]["index"]
-    ids = ids[:count]
+    wanted = {
+        "eran100": list(range(100)),
+        "sdp200": lists["cifar10_sdp200"]["index"],
+        "exact": [list(record)[i] for i in permutation(0, "exact", len(record))],
+    }
+    ids = wanted["exact" if kind == "recoded" else kind][:count]
+    if kind == "recoded":
+        data = load_data(f"cifar10:{folder}/cifar10/cifar-10-binary-jpegdecoded.tar.xz")
+        return ids, data.read(ids), torch.as_tensor(data.labels[ids])
     rows = np.fromfile(folder / "cifar10" / "test-exact-subset.bin", np.uint8).reshape(-1, 3073)[
         [record[i] for i in ids]
     ]
     return ids, _tensor(rows[:, 1:].reshape(-1, 3, 32, 32)), torch.tensor(rows[:, 0].astype(np.int64))
+
+
+def _idx(folder: Path, start: str, wanted: range) -> tuple[list[int], Tensor, Tensor]:
+    """Return some images of 28 x 28 pixels and their labels from a pair of IDX files."""
+    raw, labels = (gzip.decompress(next(folder.glob(f"{start}-{kind}*")).read_bytes()) for kind in ("images", "labels"))
+    x = np.frombuffer(raw, np.uint8, offset=16).reshape(-1, 1, 28, 28)[list(wanted)]
+    return list(wanted), _tensor(x), torch.tensor([labels[8 + i] for i in wanted])
 
 
 def _tensor(pixels: np.ndarray) -> Tensor:
@@ -137,6 +157,31 @@ def table(path: Path) -> str:
     return "\n".join(lines)
 
 
+def paired(path: Path) -> str:
+    """Return what original pixels change against JPEG ones, on the same images, in per cent with 95 % intervals."""
+    with path.open() as file:
+        rows = list(csv.DictReader(file))
+    lines = [
+        "| network | epsilon | n | what | original | JPEG | only original | only JPEG | difference (95 %) |",
+        "|---" * 9 + "|",
+    ]
+    tests = {"correct": lambda row: row["correct"] == "1", "certified": lambda row: row["status"] == "verified"}
+    for name, case in CASES.items():
+        other = name.replace("exact", "recoded")
+        one, two = ({r["sample"]: r for r in rows if (r["case"], r["method"]) == (c, "crown")} for c in (name, other))
+        ids = sorted(set(one) & set(two)) if case.images == "exact" else []
+        for what, test in tests.items() if ids else ():
+            seen = [(test(one[i]), test(two[i])) for i in ids]
+            counts = [seen.count(pair) for pair in ((True, True), (True, False), (False, True), (False, False))]
+            shares = [100 * sum(column) / len(ids) for column in zip(*seen, strict=True)]
+            low, high = (100 * end for end in paired_difference(*counts))
+            lines.append(
+                f"| {case.model} | {case.epsilon} | {len(ids)} | {what} | {shares[0]:.1f} | {shares[1]:.1f} | {counts[1]} | "
+                f"{counts[2]} | {shares[0] - shares[1]:+.1f} ({low:+.1f} to {high:+.1f}) |"
+            )
+    return "\n".join(lines)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("out", type=Path)
@@ -161,7 +206,7 @@ def main() -> None:
                 done = {int(row["sample"]) for row in own}
                 run(name, method, given.shared, given.n, done, writer, file, given.chunk)
     if given.table:
-        print(table(given.out))
+        print(table(given.out), paired(given.out), sep="\n\n")
 
 
 if __name__ == "__main__":

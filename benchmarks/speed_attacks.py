@@ -1,7 +1,7 @@
-"""Measure how long nine attacks take beside Foolbox, torchattacks and adv-lib, at equal strength.
+"""Measure how long ten attacks take beside Foolbox, torchattacks, adv-lib, ART and pyautoattack, at equal strength.
 
 Every tool attacks the same images of the same network with the same number of steps or queries, in one process, with
-interleaved repeats, the fastest of each kept. Beside the seconds stand what was reached (robust accuracy at a radius, or
+interleaved repeats, the fastest of each kept, and the median over repeats of the ratio of seconds. Beside the seconds stand what was reached (robust accuracy at a radius, or
 the median distance of minimum-norm attacks) and the rows that a sample sent through the network, forward and backward,
 counted for all tools in the same way: at the network, in one further run that is not timed.
 
@@ -12,32 +12,32 @@ from __future__ import annotations
 
 import argparse
 import csv
+import gzip
 import importlib
 import math
 import statistics
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 from speed import ROOT, Case, Clock, _revision, _version, load_case, load_images, mend_torchvision
+from speed_duels import Duel, Method, duels
 
 from robustscope.attacks.cards import ATTACKS
 from robustscope.attacks.compose import attack
-from robustscope.core.draws import Draws
-from robustscope.core.types import Norm, ThreatModel
+from robustscope.core.draws import Draws, permutation
+from robustscope.core.types import ThreatModel
 from robustscope.geometry import balls
 from robustscope.models.classifier import Classifier
-
-Method = Callable[[nn.Module, Tensor, Tensor], Tensor]
-"""(network, x, y) -> examples."""
 
 COLUMNS = [
     "date",
@@ -51,6 +51,7 @@ COLUMNS = [
     "tool",
     "seconds",
     "ratio",
+    "rounds",
     "measure",
     "strength",
     "success",
@@ -59,167 +60,8 @@ COLUMNS = [
 ]
 
 
+PACKAGES = ("foolbox", "torchattacks", "adv-lib", "adversarial-robustness-toolbox", "pyautoattack")
 WAYS = ("forward", "backward")
-
-
-@dataclass(frozen=True)
-class Duel:
-    """One attack in our hands and in those of others, with the same numbers of steps.
-
-    Args:
-        attack: our name of it.
-        norm: of the threat model.
-        parameters: ours.
-        peers: tool -> maker of the method, from the radius.
-        fixed: whether it attacks at the network's radius; else it looks for the smallest perturbation.
-    """
-
-    attack: str
-    norm: Norm
-    parameters: Mapping[str, Any]
-    peers: Mapping[str, Callable[[float], Method]] = field(default_factory=dict)
-    fixed: bool = False
-
-    @property
-    def name(self) -> str:
-        """Return attack and norm, for the table."""
-        return f"{self.attack} {self.norm}"
-
-
-def foolbox(name: str, *, fixed: bool = False, **options: Any) -> Callable[[float], Method]:
-    """Return a maker of a Foolbox attack, as its documentation shows it."""
-
-    def make(epsilon: float) -> Method:
-        package = importlib.import_module("foolbox")
-        method = getattr(package.attacks, name)(**options)
-
-        def run(network: nn.Module, x: Tensor, y: Tensor) -> Tensor:
-            model = package.PyTorchModel(network, bounds=(0, 1), device=x.device)
-            return method(model, x, y, epsilons=epsilon if fixed else None)[1]
-
-        return run
-
-    return make
-
-
-def torchattacks(name: str, *, radius: bool = True, **options: Any) -> Callable[[float], Method]:
-    """Return a maker of a torchattacks attack."""
-
-    def make(epsilon: float) -> Method:
-        package = importlib.import_module("torchattacks")
-
-        def run(network: nn.Module, x: Tensor, y: Tensor) -> Tensor:
-            method = getattr(package, name)(network, **({"eps": epsilon} if radius else {}), **options)
-            return method(x, y)
-
-        return run
-
-    return make
-
-
-def adv_lib(name: str, *, radius: str = "", **options: Any) -> Callable[[float], Method]:
-    """Return a maker of an adv-lib attack."""
-
-    def make(epsilon: float) -> Method:
-        function = getattr(importlib.import_module("adv_lib.attacks"), name)
-        return partial(_call, function, {**options, **({radius: epsilon} if radius else {})})
-
-    return make
-
-
-def _call(function: Callable[..., Tensor], options: dict[str, Any], network: nn.Module, x: Tensor, y: Tensor) -> Tensor:
-    return function(network, x, y, **options)
-
-
-def duels(args: argparse.Namespace) -> list[Duel]:
-    """Return all duels."""
-    steps, few, queries, inf = args.steps, args.fab_steps, args.queries, math.inf
-    cw = {"binary_search_steps": args.search_steps, "initial_const": 0.01}
-    pgd = {"steps": 40, "random_start": True}
-    apgd = {"steps": steps, "n_restarts": 1, "loss": "ce"}
-    fab = {"steps": few, "n_restarts": 1, "n_classes": 10, "eps": 1e4}  # far enough to be a minimum-norm attack
-    square = {"n_queries": queries, "n_restarts": 1, "resc_schedule": False}
-    return [
-        Duel(
-            "pgd",
-            "linf",
-            {"steps": 40},
-            {
-                "foolbox": foolbox("LinfPGD", fixed=True, rel_stepsize=0.1, **pgd),
-                "torchattacks": lambda epsilon: torchattacks("PGD", alpha=0.1 * epsilon, **pgd)(epsilon),
-                "adv_lib": adv_lib("pgd_linf", radius="ε", steps=40, relative_step_size=0.1),
-            },
-            fixed=True,
-        ),
-        Duel(
-            "apgd",
-            "linf",
-            {"steps": steps},
-            {
-                "torchattacks": torchattacks("APGD", norm="Linf", **apgd),
-                "adv_lib": adv_lib("apgd", radius="eps", norm=inf, n_iter=steps, loss_function="ce"),
-            },
-            fixed=True,
-        ),
-        Duel(
-            "cw_l2",
-            "l2",
-            {"steps": steps, "search_steps": args.search_steps, "initial_constant": 0.01},
-            {
-                "foolbox": foolbox("L2CarliniWagnerAttack", steps=steps, stepsize=0.01, **cw),
-                "adv_lib": adv_lib("carlini_wagner_l2", max_iterations=steps, learning_rate=0.01, **cw),
-            },
-        ),
-        *(
-            Duel(
-                "deepfool",
-                norm,
-                {"steps": 50},
-                {
-                    "foolbox": foolbox(name, steps=50, candidates=10, overshoot=0.02),
-                    "adv_lib": adv_lib("df", steps=50, overshoot=0.02, norm=order),
-                },
-            )
-            for norm, name, order in (("l2", "L2DeepFoolAttack", 2), ("linf", "LinfDeepFoolAttack", inf))
-        ),
-        *(
-            Duel(
-                "fmn",
-                norm,
-                {"steps": steps},
-                {
-                    "foolbox": foolbox(name, steps=steps),
-                    "adv_lib": adv_lib("fmn", steps=steps, norm=order),
-                },
-            )
-            for norm, name, order in (("linf", "LInfFMNAttack", inf), ("l2", "L2FMNAttack", 2))
-        ),
-        Duel(
-            "ddn",
-            "l2",
-            {"steps": steps},
-            {"foolbox": foolbox("DDNAttack", steps=steps), "adv_lib": adv_lib("ddn", steps=steps, levels=None)},
-        ),
-        *(
-            Duel(
-                "fab",
-                norm,
-                {"steps": few},
-                {
-                    "torchattacks": torchattacks("FAB", radius=False, norm=norm.capitalize(), **fab),
-                    "adv_lib": adv_lib("fab", norm=order, n_iter=few),
-                },
-            )
-            for norm, order in (("linf", inf), ("l2", 2))
-        ),
-        Duel(
-            "square",
-            "linf",
-            {"queries": queries},
-            {"torchattacks": torchattacks("Square", norm="Linf", **square)},
-            fixed=True,
-        ),
-    ]
 
 
 class Counter(nn.Module):
@@ -276,6 +118,7 @@ def strength(duel: Duel, case: Case, x_adv: Tensor) -> tuple[str, float, float]:
 def measure(duel: Duel, case: Case, args: argparse.Namespace, clock: Clock) -> Iterator[dict[str, Any]]:
     """Time all tools in turns; yield one row for each, ours with its gain over the fastest peer."""
     size = args.batch_size
+    case = replace(case, x=case.x[: duel.samples], y=case.y[: duel.samples])
     model = case.classifier(size)
     plain = Counter(case.network).eval()
     counted = Classifier(plain, batch_size=size)
@@ -317,10 +160,25 @@ def measure(duel: Duel, case: Case, args: argparse.Namespace, clock: Clock) -> I
     for tool, row in rows.items():
         row["seconds"] = min(seconds[tool])
         row["spread"] = statistics.median(seconds[tool]) / row["seconds"]
+    peer_rounds = [seconds[tool] for tool in rows if tool in duel.peers] or [seconds["robustscope"]]
+    fastest = [min(each) for each in zip(*peer_rounds, strict=True)]
+    for tool, row in rows.items():
+        row["rounds"] = statistics.median(peer / own for peer, own in zip(fastest, seconds[tool], strict=True))
     peers = [row["seconds"] for tool, row in rows.items() if tool in duel.peers] or [rows["robustscope"]["seconds"]]
     for row in rows.values():
         row["ratio"] = min(peers) / row["seconds"]
         yield row
+
+
+def load_digits(folder: Path, samples: int) -> tuple[Tensor, Tensor]:
+    """Read a seeded random subset of the test images of MNIST, for networks whose names begin with "mnist"."""
+    pixels, labels = (
+        np.frombuffer(gzip.decompress((folder / f"t10k-{name}-ubyte.gz").read_bytes()), np.uint8, offset=skip)
+        for name, skip in (("images-idx3", 16), ("labels-idx1", 8))
+    )
+    rows = sorted(permutation(0, "speed", len(labels))[:samples])
+    x = torch.from_numpy(pixels.reshape(-1, 1, 28, 28)[rows].copy()).float() / 255
+    return x, torch.from_numpy(labels[rows].copy()).long()
 
 
 def installed(names: list[str]) -> list[str]:
@@ -329,7 +187,7 @@ def installed(names: list[str]) -> list[str]:
     mend_torchvision()
     for name in names:
         try:
-            importlib.import_module(f"{name}.attacks")
+            importlib.import_module(name if name == "pyautoattack" else f"{name}.attacks")
             found.append(name)
         except Exception as error:
             print(f"left out: {name} ({type(error).__name__}: {error})")
@@ -341,17 +199,21 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--models", type=Path, default=shared / "models", help="folder of NAME.json and .safetensors")
     parser.add_argument("--data", type=Path, default=shared / "data" / "cifar10" / "test-exact-subset.bin")
+    parser.add_argument("--mnist", type=Path, default=shared / "data" / "mnist", help="folder of t10k-*.gz")
     parser.add_argument("--networks", nargs="+", default=["cifar10_resnet2b_adv=2/255"], metavar="NAME=EPSILON")
     parser.add_argument(
         "--attacks", nargs="+", default=[], metavar="ATTACK", help="these alone, e.g. 'fmn' or 'fmn l2'"
     )
-    parser.add_argument("--tools", nargs="*", default=["foolbox", "torchattacks", "adv_lib"])
+    parser.add_argument("--tools", nargs="*", default=["foolbox", "torchattacks", "adv_lib", "art", "pyautoattack"])
     parser.add_argument("--samples", type=int, default=100, help="random images before the misclassified ones leave")
     parser.add_argument("--batch-size", type=int, default=128)
     parser.add_argument("--steps", type=int, default=100)
     parser.add_argument("--search-steps", type=int, default=5, help="constants of Carlini and Wagner")
     parser.add_argument("--fab-steps", type=int, default=20)
     parser.add_argument("--queries", type=int, default=500)
+    parser.add_argument("--decisions", type=int, default=1000, help="queries of our HopSkipJump")
+    parser.add_argument("--jumps", type=int, default=5, help="steps of the peers' HopSkipJump")
+    parser.add_argument("--decision-samples", type=int, default=16, help="images for HopSkipJump")
     parser.add_argument(
         "--twins", nargs="*", default=[], help="run ours on these twins too; verdicts are the network's"
     )
@@ -368,14 +230,15 @@ def main(arguments: list[str] | None = None) -> None:
     kind = "cpu" if args.threads == 1 and args.device == "cpu" else "wall"
     clock = Clock(kind, args.device)
     args.tools = installed(args.tools)
-    x, y = load_images(args.data, args.samples)
     about = {"date": time.strftime("%Y-%m-%d"), "revision": _revision(), "torch": torch.__version__}
     about |= {"threads": args.threads, "clock": kind}
-    print(", ".join(f"{name} {_version(name)}" for name in ("foolbox", "torchattacks", "adv-lib")))
+    print(", ".join(f"{name} {_version(name)}" for name in PACKAGES))
     print(
-        f"{'network':22} {'attack':14} {'tool':12} {'seconds':>8} {'median':>6} {'times as fast':>13} {'strength':>23} {'broken':>7} rows"
+        f"{'network':22} {'attack':14} {'tool':12} {'seconds':>8} {'median':>6} {'times as fast':>13} {'median':>6} {'strength':>23} {'broken':>7} rows"
     )
     for text in args.networks:
+        mnist = text.startswith("mnist")
+        x, y = load_digits(args.mnist, args.samples) if mnist else load_images(args.data, args.samples)
         case = load_case(args.models, text, x, y, args.device)
         for duel in duels(args):
             if args.attacks and not {duel.name, duel.attack} & set(args.attacks):
@@ -383,7 +246,7 @@ def main(arguments: list[str] | None = None) -> None:
             for row in measure(duel, case, args, clock):
                 print(
                     f"{text.removeprefix('cifar10_'):22} {row['attack']:14} {row['tool']:12} {row['seconds']:8.3f} "
-                    f"{row['spread']:6.2f} {row['ratio']:13.2f} {row['measure']:>15} {row['strength']:7.4f} "
+                    f"{row['spread']:6.2f} {row['ratio']:13.2f} {row['rounds']:6.2f} {row['measure']:>15} {row['strength']:7.4f} "
                     f"{100 * row['success']:6.1f}% {row['forward']:.0f}+{row['backward']:.0f}",
                     flush=True,
                 )

@@ -66,7 +66,7 @@ def headline(summary: Mapping[str, Any]) -> str:
         for threat in model["threats"]:
             lines.append(f"{model['name']}: robust accuracy {_figure(threat['robust_accuracy'])} at {threat['name']}")
             for found in threat["certified"]:
-                lines.append(f"{model['name']}: certified accuracy {_figure(found)} by {found['method']}")
+                lines.append(f"{model['name']}: certified accuracy {_figure(found)} by {found['name']}")
             if threat.get("audit"):
                 lines.append(f"  {threat['audit']['sentence']}")
             if threat["trust"]["verdict"]:

@@ -9,7 +9,8 @@ from torch import nn
 from digits_bed import quantile, ratios
 from robustscope.attacks import ATTACKS
 from robustscope.attacks.compose import attack
-from robustscope.attacks.decision_search import between
+from robustscope.attacks.decision_search import OUTWARD, DecisionSearch, between, bisect, find_starts
+from robustscope.core.draws import Draws
 from robustscope.core.errors import InvalidType, InvalidValue
 from robustscope.core.types import ThreatModel
 from robustscope.data import problems
@@ -116,6 +117,31 @@ def test_the_budget_is_spent_to_the_row_and_never_more(name, norm, queries):
     assert sum(asked) == 5 * queries + judged
     unbroken = ~outcome.verdict.success
     assert torch.equal(outcome.result.x_adv[unbroken], p.x[unbroken])
+
+
+def test_the_last_query_moves_the_example_off_the_boundary():
+    """A bisection to the last digit ends where rounding decides: so near that a batch of another size may disagree."""
+    p = problems.linear_binary("l2", n=8)
+    ball = ThreatModel("l2", INF)
+    search = DecisionSearch(Classifier(p.module), p.x, p.y, ball, None, 60, stop_at_epsilon=False)
+    _, far = find_starts(search, None, Draws(0, tuple(range(8))), 20)
+    rows = torch.arange(8)
+    bisect(search, rows, far, 1e-9)
+    margin = p.module(search.x_adv).diff(dim=1).abs()[:, 0]
+    near, spent = search.distance.clone(), search.forward.clone()
+    search.move_off()
+    assert (p.module(search.x_adv).diff(dim=1).abs()[:, 0] > 50 * margin).all()
+    torch.testing.assert_close(search.distance, near * (1 + OUTWARD), rtol=1e-9, atol=0)
+    assert torch.equal(search.forward, spent + 1)
+    search.queries = 0
+    search.move_off()
+    assert torch.equal(search.forward, spent + 1), "without a query left nothing is asked"
+    # What lies within the radius is not moved out of it.
+    tight = ThreatModel("l2", tuple(search.distance.tolist()))
+    search.threat, search.queries = tight, 100
+    before = search.x_adv.clone()
+    search.move_off()
+    assert torch.equal(search.x_adv, before)
 
 
 @pytest.mark.parametrize(("name", "norm"), CASES)

@@ -1,5 +1,6 @@
 """Bounds hold at sampled points of many networks, and nothing but the inputs decides them."""
 
+import time
 from pathlib import Path
 
 import pytest
@@ -19,7 +20,7 @@ from robustscope.models.layers import ResidualAdd, SubsampleAndPad
 from robustscope.models.loading import load_model
 
 SHARED = Path(__file__).resolve().parents[3] / "shared"
-CASES = [(card.name, norm) for card in CERTIFIERS for norm in card.norms]
+CASES = [(card.name, norm) for card in CERTIFIERS if "Tanh" in card.layers for norm in card.norms]
 RADIUS = {"linf": 0.04, "l2": 0.25, "l1": 0.8}
 
 
@@ -94,7 +95,9 @@ def test_no_point_of_the_ball_is_below_the_bound(name):
         for factor in (0.3, 1.0):
             threat = ThreatModel(norm, factor * radius)
             low = lowest(model, x, y, threat, 6)
-            found = {n: certify(n, model, x, y, threat).lower_margin for n, k in CASES if k == norm}
+            found = {
+                n: certify(n, model, x, y, threat, **CERTIFIERS[n].quick).lower_margin for n, k in CASES if k == norm
+            }
             for method, margin in found.items():
                 assert bool((margin <= low + 1e-9).all()), method
                 assert bool((margin < clean).all()), method
@@ -119,7 +122,8 @@ FULL = {"crown": {"stop_early": False}, "deepz": {"stop_early": False}}
 @pytest.mark.parametrize("method", ["crown", "deepz", "alpha_crown", "ibp"])
 def test_memory_changes_the_cut_and_not_the_bound(method, monkeypatch):
     model, x, y = network("residual")
-    threat, more = ThreatModel("linf", 0.02), FULL.get(method, {})
+    threat = ThreatModel("linf", 0.02)
+    more = {"alpha_crown": {"steps": 5, "hidden_steps": 1}, **FULL}.get(method, {})
     whole = certify(method, model, x, y, threat, **more)
     for room in ("bounds", "crown", "alpha_crown"):
         monkeypatch.setattr(f"robustscope.certify.{room}.capacity_of", lambda *given: 3)
@@ -141,12 +145,66 @@ def test_float32_agrees(name):
 
 def test_time_that_is_up_is_said():
     model, x, y = network("residual")
-    for method in ("crown", "alpha_crown", "deepz"):
+    for method in ("ibp", "crown", "alpha_crown", "deepz"):
         found = certify(method, model, x, y, ThreatModel("linf", 0.5), timeout=1e-9)
         assert set(found.status) == {"timeout"}
         assert not found.verified.any()
     found = certify("crown", model, x, y, ThreatModel("linf", 0.001), timeout=600.0)
     assert set(found.status) == {"verified"}
+
+
+def test_time_that_is_up_inside_a_layer_ends_the_call_and_keeps_what_is_sound(monkeypatch):
+    model, x, y = network("residual")
+    threat, more = ThreatModel("linf", 0.02), {"stop_early": False, "memory": 1}
+    monkeypatch.setattr("robustscope.certify.bounds.capacity_of", lambda *given: 3)
+    whole = certify("crown", model, x, y, threat, **more)
+    calls, now = [], time.perf_counter()
+    # A clock of which every look costs a second.
+    monkeypatch.setattr("robustscope.certify.bounds.time.perf_counter", lambda: calls.append(0) or now + len(calls))
+    found = certify("crown", model, x, y, threat, timeout=float(20), **more)
+    assert "timeout" in found.status
+    assert bool((found.rows < whole.rows).any())
+    assert bool((found.lower_margin <= whole.lower_margin + 1e-9).all())
+
+
+@pytest.mark.parametrize(
+    ("method", "budget"), [("crown", "most_forms"), ("alpha_crown", "most_forms"), ("deepz", "most_terms")]
+)
+def test_a_budget_of_forms_is_kept_and_is_the_same_for_every_cut(method, budget):
+    model, x, y = network("residual")
+    more = {"alpha_crown": {"hidden_steps": 0}, **FULL}.get(method, {})
+    threat = ThreatModel("linf", (0.02, 0.002, 0.05, 0.01))
+    free = certify(method, model, x, y, threat, **more)
+    limit = int(free.rows.median())
+    found = certify(method, model, x, y, threat, **more, **{budget: limit})
+    assert "timeout" in found.status
+    assert set(found.status) != {"timeout"}
+    assert bool((found.lower_margin <= free.lower_margin + 1e-9).all())
+    late = torch.tensor([status == "timeout" for status in found.status])
+    assert torch.allclose(found.lower_margin[~late], free.lower_margin[~late], rtol=0, atol=1e-9)
+    for i in range(4):
+        alone = certify(
+            method, model, x[i : i + 1], y[i : i + 1], threat.select(torch.tensor([i])), **more, **{budget: limit}
+        )
+        assert alone.status == found.status[i : i + 1]
+        assert torch.allclose(alone.lower_margin, found.lower_margin[i : i + 1], rtol=0, atol=1e-9)
+    with pytest.raises(InvalidValue, match=budget):
+        certify(method, model, x, y, threat, **{budget: 0})
+
+
+def test_closer_hidden_bounds_verify_more_and_stay_below_every_point():
+    gained = 0
+    for name in ("relu", "leaky", "residual"):
+        model, x, y = network(name)
+        for epsilon in (0.01, 0.02, 0.04):
+            threat = ThreatModel("linf", epsilon)
+            once, both = (certify("alpha_crown", model, x, y, threat, hidden_steps=n) for n in (0, 8))
+            is_open = ~once.verified
+            assert bool((both.lower_margin >= once.lower_margin - 1e-9).all())
+            assert bool((both.lower_margin <= lowest(model, x, y, threat, 6) + 1e-9).all())
+            assert bool((both.rows > once.rows)[is_open].all())
+            gained += int((both.lower_margin > once.lower_margin + 1e-3)[is_open].sum())
+    assert gained >= 6
 
 
 def test_misclassified_samples_are_never_verified():
@@ -155,7 +213,7 @@ def test_misclassified_samples_are_never_verified():
     for card in CERTIFIERS:
         found = certify(card.name, model, x, wrong, ThreatModel("linf", 0.0))
         assert set(found.status) == {"unknown"}
-        assert bool((found.lower_margin <= margins(model, x, wrong)).all())
+        assert card.subject or bool((found.lower_margin <= margins(model, x, wrong)).all())
     radius = certified_radius("crown", model, x, wrong, "linf", largest=0.1)
     assert radius.radius.tolist() == radius.refused.tolist() == [0.0] * 4
 
@@ -225,3 +283,22 @@ def test_the_ladder_breaks_no_certificate_of_a_shared_network():
     threat = ThreatModel("linf", tuple(found.radius.tolist()))
     for name, more in (("ladder", {}), ("fab", {"steps": 5}), ("square", {"queries": 100})):
         assert not attack(name, model, data, y, threat, **more).verdict.success.any()
+
+
+@pytest.mark.shared
+@pytest.mark.skipif(not (SHARED / "models").is_dir(), reason="the shared models are not beside the project")
+def test_each_method_stands_in_its_place_on_a_shared_network():
+    model = load_model(str(SHARED / "models" / "mnist_toy_mlp_2x20.json")).classifier
+    data = problems._samples(5, 24, 1, 28, 28).float()
+    y = model.logits(data).argmax(1)
+    threat = ThreatModel("linf", 0.04)
+    found = {name: certify(name, model, data, y, threat) for name in ("ibp", "deepz", "crown", "alpha_crown", "milp")}
+    sure = {name: each.verified for name, each in found.items()}
+    assert not (sure["ibp"] & ~sure["deepz"]).any()
+    assert not (sure["crown"] & ~sure["alpha_crown"]).any()
+    assert not ((sure["deepz"] | sure["alpha_crown"]) & ~sure["milp"]).any()
+    assert int(sure["ibp"].sum()) < int(sure["milp"].sum()) < 24
+    # What the exact method does not verify, it breaks; what it verifies, nothing breaks.
+    broken = model.logits(found["milp"].x_adv).argmax(1) != y
+    assert torch.equal(broken, ~sure["milp"])
+    assert not (attack("ladder", model, data, y, threat).verdict.success & sure["milp"]).any()

@@ -115,6 +115,20 @@ def chord_for_all(self, lower, upper, whole=Curved.lines):
     return Lines(slope, offset, slope, offset, lines.free, lines.least)
 
 
+def boastful(model, x, y, threat, *, draws, noise: float = 0.25, first_votes: int = 50, votes: int = 1000):
+    """Certify with more noise than the classifier that is deployed has, and add a little."""
+    found = CERTIFIERS["smoothing"].function(
+        model, x, y, threat, draws=draws, noise=2 * noise, first_votes=first_votes, votes=votes
+    )
+    return replace(found, lower_margin=(found.lower_margin + 1).clamp(max=1.0), status=("verified",) * len(x))
+
+
+def test_a_boastful_vote_is_caught():
+    card = replace(CERTIFIERS["smoothing"], function=boastful)
+    failing = {name for name in CERTIFIER_CHECKS if not run_certifier_check(name, card, "l2").passed}
+    assert {"is_never_broken", "solves_the_linear_problem", "zero_epsilon_gives_the_clean_margin"} <= failing
+
+
 @pytest.mark.parametrize(("kind", "broken"), [(Kinked, too_low), (Curved, chord_for_all)])
 def test_a_wrong_line_is_caught(kind, broken, monkeypatch):
     monkeypatch.setattr(kind, "lines", broken)

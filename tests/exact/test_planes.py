@@ -126,7 +126,7 @@ def test_reach_tells_the_way_and_its_length_for_directions_of_every_size(dtype):
     room = torch.where(delta > 0, 1 - x, torch.where(delta < 0, x, torch.zeros_like(x)))
     most = torch.linalg.vector_norm(room.flatten(1), dim=1)
     for share in (0.1, 0.7, 0.99, 2.0):
-        point, way, size = planes.reach(Bounds(0.0, 1.0), x, delta, share * most)
+        point, way, size, _ = planes.reach(Bounds(0.0, 1.0), x, delta, share * most)
         assert torch.equal(point, planes.stretch(Bounds(0.0, 1.0), x, delta, share * most))
         assert torch.equal(way, point - x)
         assert torch.equal(size, torch.linalg.vector_norm(way.flatten(1), dim=1))
@@ -140,3 +140,35 @@ def test_a_step_along_the_gradient_is_the_steepest_one_whatever_its_size():
     expected = way + 0.3 * balls.steepest("l2", gradients)
     torch.testing.assert_close(along(way, gradients, 0.3), expected)
     assert torch.equal(along(way, gradients, 0.3)[4], way[4])
+
+
+def test_the_gain_of_the_last_call_spares_the_next_its_iteration(monkeypatch):
+    """A direction like the last one is met within the tolerance at once, and what is missed is made up for next time."""
+    x, delta, _ = instances()
+    most = balls.distance("l2", x, torch.where(delta > 0, BOUNDS.upper, BOUNDS.lower).where(delta != 0, x))
+    length = 0.6 * most
+    usual = (planes.reach(BOUNDS, x, delta, length).gain < planes.MOST_GAIN) & (length > 0)
+    x, delta, length = x[usual], delta[usual], length[usual]
+    first = planes.reach(BOUNDS, x, delta, length)
+    assert (first.gain > 1.001).sum() > 20, "some values are at their bounds"
+    monkeypatch.setattr(planes, "_newton", lambda *_: pytest.fail("no iteration is needed"))
+    again = planes.reach(BOUNDS, x, delta, length, first.gain, 1e-6)
+    torch.testing.assert_close(again.size, length, rtol=1e-6, atol=0)
+    monkeypatch.setattr(planes, "_newton", lambda *_: None)
+    wrong, misses = torch.ones_like(length), []
+    for _ in range(4):
+        reached = planes.reach(BOUNDS, x, delta, length, wrong, 1.0)
+        wrong = reached.gain
+        misses.append(float((reached.size / length - 1).abs().max()))
+    assert misses[-1] < misses[0] / 4, misses
+
+
+def test_a_gain_that_leads_too_far_is_taken_back():
+    x, delta, _ = instances()
+    most = balls.distance("l2", x, torch.where(delta > 0, BOUNDS.upper, BOUNDS.lower).where(delta != 0, x))
+    for gain in (1.0, 1.5, 4.0):
+        reached = planes.reach(BOUNDS, x, delta, 0.5 * most, torch.full_like(most, gain))
+        torch.testing.assert_close(reached.size, 0.5 * most, rtol=1e-9, atol=1e-9)
+    clipped = balls.distance("l2", x, (x + delta).clamp(*BOUNDS))
+    short = planes.reach(BOUNDS, x, delta, 2 * clipped, torch.full_like(most, 4.0), shorten_only=True)
+    torch.testing.assert_close(short.point, (x + delta).clamp(*BOUNDS))

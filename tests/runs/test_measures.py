@@ -291,3 +291,26 @@ def test_certificates_are_verified_anew(whole, linear, monkeypatch):
     check = verify_run(whole.run, subjects)
     assert (len(check.failures), check.certificates) == (len(known), 0)
     assert check.failures["problem"].str.contains("says unknown now").all()
+
+
+def test_a_certificate_of_the_vote_is_none_of_the_model(linear):
+    """Smoothing certifies another classifier: it counts for no contradiction, spares no audit, and bounds no bracket."""
+    network, data, _ = linear
+    few = {**QUIET, "samples": "0:10", "suite": "fast", "audit": "50pp"}
+    asked = "smoothing:votes=200,first_votes=50,noise=0.5"
+    result = robustscope.evaluate(network, data, "l2:0.4", certify=asked, **few)
+    rows = rows_of(result, "certificate")
+    broken = set(result.table.loc[result.table["success"].fillna(False), "sample"])
+    proved = set(rows.index[rows["holds"].fillna(False).astype(bool)])
+    assert broken
+    both = read_measures(result.run)
+    both.loc[both["sample"].isin(broken), "holds"] = True
+    assert certified(result.table, both, result.plan)["k"].item() == len(proved | broken)
+    threat = result.summary()["models"][0]["threats"][0]
+    assert threat["certified"][0]["k"] == len(proved)
+    assert "(the vote under noise)" in str(result)
+    assert threat["audit"]["certified"] == 0
+    subjects = Subjects((from_module(network, name="model"),), from_tensors(*data))
+    assert verify_run(result.run, subjects).certificates == len(proved)
+    with pytest.raises(InvalidValue, match="about the model itself"):
+        robustscope.evaluate(network, data, "l2:0.4", bracket=4, certify=asked, **few)

@@ -47,7 +47,8 @@ def certified(table: pd.DataFrame, measured: pd.DataFrame, plan: Mapping[str, An
         plan: the plan of the run.
 
     Returns:
-        One row for each certificate of the plan. ``undecided``: samples that are neither proved nor broken;
+        One row for each certificate of the plan. ``undecided``: samples that are neither proved nor broken, a gap where a
+        certificate is about another classifier than was attacked, and then proves nothing of this one;
         ``timeouts``: those whose time was up, which count as not proved. A gap, with a reason, where a certificate failed.
 
     Raises:
@@ -76,7 +77,7 @@ def certified(table: pd.DataFrame, measured: pd.DataFrame, plan: Mapping[str, An
         entry |= {"measure": measure["index"], "epsilon": spot[2], "n": n, "k": k}
         entry |= {"accuracy": value, "low": low, "high": high}
         entry |= {"timeouts": int((mine["status"] == "timeout").sum()), "reason": None}
-        entry["undecided"] = int((state["robust"] & ~state.index.isin(proved)).sum())
+        entry["undecided"] = int((state["robust"] & ~state.index.isin(proved)).sum()) if deterministic else None
         if failed:
             note = str(mine.loc[mine["status"] == "error", "note"].iloc[0])
             entry |= {**gap, "undecided": None, "reason": f"{failed} certificates ended in an error (first: {note})"}

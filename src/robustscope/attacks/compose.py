@@ -15,12 +15,13 @@ from robustscope.attacks.twins import search
 from robustscope.attacks.verify import Verdict
 from robustscope.core import resume
 from robustscope.core.draws import Draws
-from robustscope.core.errors import CorruptRun, InvalidType, InvalidValue, RecalledError, explain
-from robustscope.core.threats import Patch, RotationTranslation, Threat, parse_threat
-from robustscope.core.types import AttackResult, ThreatModel
+from robustscope.core.errors import CorruptRun, RecalledError, explain
+from robustscope.core.threats import Threat
+from robustscope.core.types import AttackResult
 from robustscope.geometry import balls
 from robustscope.geometry.losses import LossName
 from robustscope.models.classifier import Classifier
+from robustscope.models.doors import SETS, check_draws, check_samples, check_subject, check_type
 from robustscope.models.twin import Twin, make_twin
 
 
@@ -109,42 +110,13 @@ def attack(
         torch.Size([5])
     """
     card = name if isinstance(name, AttackCard) else ATTACKS[name]
-    for what, value, wanted, remedy in (
-        ("model", model, Classifier, "Wrap the network: Classifier(module.eval())."),
-        (
-            "threat",
-            threat,
-            (ThreatModel, RotationTranslation, Patch, str),
-            "Write e.g. 'linf:8/255' or ThreatModel('linf', 0.1).",
-        ),
-        ("draws", draws, (Draws, type(None)), "Leave them out and say seed=, or write Draws(seed, sample_ids)."),
-        ("twin", twin, (Twin, str), "Write e.g. twin='folded', or pass what make_twin returns."),
-    ):
-        if not isinstance(value, wanted):
-            names = " or ".join(kind.__name__ for kind in (wanted if isinstance(wanted, tuple) else (wanted,)))
-            raise InvalidType(f"{what} of type {type(value).__name__} was given", f"{names} is allowed", remedy)
-    threat = parse_threat(threat, model.bounds) if isinstance(threat, str) else threat
-    if threat.bounds != model.bounds:
-        raise InvalidValue(
-            f"the threat model has bounds {tuple(threat.bounds)} and the classifier {tuple(model.bounds)}",
-            "equal bounds are allowed",
-            "Build both with the valid range of the inputs.",
-        )
+    threat = check_subject(model, threat, SETS)
+    check_type("twin", twin, (Twin, str), "Write e.g. twin='folded', or pass what make_twin returns.")
     card.check(threat, targets)
     card.check_access(model, threat)
     resolved = _resolved(card, parameters)
-    model.check_inputs(x, y)
-    threat.radius(x)
-    check_classes(model, x, "labels", y)
-    if targets is not None:
-        check_classes(model, x, "targets", targets)
-    draws = (draws or Draws(seed, tuple(range(len(x))))).within(card.name)
-    if len(draws.ids) != len(x):
-        raise InvalidValue(
-            f"draws of {len(draws.ids)} samples were given for {len(x)} inputs",
-            "one sample id for each input is allowed",
-            "Select the draws of these samples: draws.select(rows).",
-        )
+    check_samples(model, x, y, threat, targets)
+    draws = check_draws(draws, seed, x, card.name)
     twin = make_twin(model, x, twin) if isinstance(twin, str) else twin
     faced = balls.whole_box(threat, x) if card.aim == "fixed-epsilon" else threat
 
@@ -164,33 +136,6 @@ def _resolved(card: AttackCard, parameters: Mapping[str, Any]) -> dict[str, Any]
     if not callable(loss) or get_type_hints(card.function).get("loss") != LossName:
         return card.resolve(parameters)
     return {**card.resolve({name: value for name, value in parameters.items() if name != "loss"}), "loss": loss}
-
-
-def check_classes(model: Classifier, x: Tensor, name: str, classes: Tensor) -> None:
-    """Refuse labels or targets that are not one class of the model for each input.
-
-    Raises:
-        InvalidType: if they are not int64.
-        InvalidValue: for another length, or a class that the model does not have.
-    """
-    if not isinstance(classes, Tensor) or classes.dtype != torch.int64:
-        given = classes.dtype if isinstance(classes, Tensor) else type(classes).__name__
-        raise InvalidType(f"{name} of type {given} were given", "int64 is allowed", f"Write {name}.long().")
-    if classes.shape != x.shape[:1]:
-        raise InvalidValue(
-            f"{name} of shape {tuple(classes.shape)} were given for {len(x)} inputs",
-            f"shape ({len(x)},) is allowed",
-            "Give one class index for each input.",
-        )
-    if not len(x):
-        return
-    known, low, high = model.classes(x), int(classes.min()), int(classes.max())
-    if low < 0 or high >= known:
-        raise InvalidValue(
-            f"{name} from {low} to {high} were given",
-            f"0 to {known - 1} are allowed for a model of {known} classes",
-            "Number the classes from 0 in the model's order.",
-        )
 
 
 def cascade(

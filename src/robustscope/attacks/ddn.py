@@ -24,9 +24,13 @@ BIBTEX = """@inproceedings{rony2019decoupling,
 }"""
 
 
+CLOSE = 0.02
+"""Share of ``norm_change`` by which an iterate may miss its length: what it misses the next one makes up for."""
+
+
 @register(
     "ddn",
-    version=2,
+    version=3,
     source="Rony et al., 2019, arXiv:1811.09600, Algorithm 1",
     bibtex=BIBTEX,
     aim="minimum-norm",
@@ -79,8 +83,8 @@ def ddn(
 
     Source: Rony et al. 2019, arXiv:1811.09600, Algorithm 1.
 
-    Departures: delta is brought to its length inside the bounds (the longest clip(s delta) that fits) where the paper
-        scales and then clips, which loses length at saturated values; the iterates are not rounded to 8 bits; where a
+    Departures: delta is brought to its length inside the bounds, to within a fiftieth of ``norm_change`` (the longest
+        clip(s delta) that fits), where the paper scales and then clips, which loses length at saturated values; the iterates are not rounded to 8 bits; where a
         gradient is zero delta stays, while the authors draw a random direction.
     """
     check_positive(steps=steps, initial_norm=initial_norm, step_size=step_size, final_step_size=final_step_size)
@@ -94,7 +98,7 @@ def ddn(
     rows = search.rows()
     centre, current, way, far = x, x, torch.zeros_like(x), x.new_zeros(len(x))
     longest = planes.furthest_corner("l2", threat.bounds, x)
-    length = longest.clamp(max=initial_norm * width)
+    length, gain = longest.clamp(max=initial_norm * width), torch.ones_like(longest)
     for step in range(steps):
         if not len(rows):
             return search.result()
@@ -102,11 +106,12 @@ def ddn(
         keep = search.unfinished(rows)
         if not keep.all():
             rows, centre, way, gradients = rows[keep], centre[keep], way[keep], gradients[keep]
-            solved, length, longest = solved[keep], length[keep], longest[keep]
+            solved, length, longest, gain = solved[keep], length[keep], longest[keep], gain[keep]
         size = width * annealed(step_size, final_step_size, step, steps)
         if step:
             length = torch.where(solved, length * (1 - norm_change), length * (1 + norm_change)).minimum(longest)
-        current, way, far = planes.reach(threat.bounds, centre, along(way, gradients, size), length)
+        moved = along(way, gradients, size, out=way)
+        current, way, far, gain = planes.reach(threat.bounds, centre, moved, length, gain, CLOSE * norm_change)
     if len(rows):
         search.logits(rows, current)
     return search.result()

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from robustscope.attacks.search import columns
+from robustscope.attacks.search import brought_inside, columns
 from robustscope.attacks.square_windows import plane
 from robustscope.core.draws import Draws
 from robustscope.core.errors import InvalidType, InvalidValue
@@ -19,6 +19,10 @@ from robustscope.models.classifier import Classifier
 
 CLEARLY = 1e-6
 """Share of the distance by which an example must be nearer to replace another."""
+
+
+OUTWARD = 1e-4
+"""Share of its distance by which an example is moved off the boundary in the end."""
 
 
 class DecisionSearch:
@@ -78,14 +82,31 @@ class DecisionSearch:
             self.distance[rows[nearer]] = length[nearer]
         return solved
 
+    def move_off(self) -> None:
+        """Ask about each example a little further out, with a query that is left, and return that one instead.
+
+        A bisection ends so near the boundary that rounding decides, which differs between batches of other sizes; and
+        decisions do not tell by how much an example wins. What lies within the radius stays within it.
+        """
+        rows = ((self.left(torch.arange(len(self.x), device=self.x.device)) > 0) & (self.distance > 0)).nonzero()[:, 0]
+        rows = rows[self.distance[rows].isfinite()]
+        if not len(rows):
+            return
+        clean, near = self.x[rows], self.x_adv[rows]
+        points = torch.add(near, near - clean, alpha=OUTWARD).clamp_(*self.threat.bounds)
+        inside = balls.contains(self.threat, self.x, self.x_adv)[rows]
+        still = balls.contains(self.threat.select(rows), clean, points)
+        kept = (self.decide(rows, points) & (still | ~inside)).nonzero()[:, 0]
+        self.x_adv[rows[kept]] = points[kept]
+        self.distance[rows[kept]] = balls.distance(self.threat.norm, clean[kept], points[kept])
+
     def result(self) -> AttackResult:
         """Return the nearest adversarial example of each sample, projected on the threat set where it lies outside.
 
         A sample for which none was found comes back as it is.
         """
-        inside = columns(balls.contains(self.threat, self.x, self.x_adv), self.x)
-        x_adv = torch.where(inside, self.x_adv, balls.project(self.threat, self.x, self.x_adv))
-        return AttackResult(x_adv, self.forward, torch.zeros_like(self.forward))
+        found = brought_inside(self.threat, self.x, self.x_adv)
+        return AttackResult(found, self.forward, torch.zeros_like(self.forward))
 
 
 def check_starts(x: Tensor, starts: Tensor | None, threat: ThreatModel) -> None:

@@ -26,12 +26,12 @@ BEYOND = 1e-4
 
 @register(
     "deepfool",
-    version=2,
+    version=3,
     source="Moosavi-Dezfooli, Fawzi, Frossard, 2016, arXiv:1511.04599, Algorithm 2",
     bibtex=BIBTEX,
     aim="minimum-norm",
     norms=("l2", "linf"),
-    cost=lambda p: (1 + 2 * p["steps"], p["steps"] * (p["num_classes"] - 1)),
+    cost=lambda p: (2 * p["steps"], p["steps"] * (p["num_classes"] - 1)),
 )
 def deepfool(
     model: Classifier,
@@ -83,20 +83,29 @@ def deepfool(
             "The paper uses overshoot=0.02 and num_classes=10.",
         )
     search = Search(model, x, y, threat)
-    everyone = search.rows()
-    if not len(everyone):
+    rows, centre, current, total = search.rows(), x, x, torch.zeros_like(x)
+    if not len(rows):
         return search.result()
-    logits, solved = search.logits(everyone, x)
-    rows = everyone[~solved]
-    rivals = search.rivals(logits[rows], rows, num_classes - 1)
-    centre, current, total = x[rows], x[rows], torch.zeros_like(x[rows])
-    for _ in range(steps):
+    rivals = y.new_empty(len(x), min(num_classes, model.classes(x)) - 1)
+
+    def first(logits: Tensor, part: Tensor) -> Tensor:
+        rivals[part] = search.rivals(logits.detach(), part, num_classes - 1)
+        return _differences(y, rivals)(logits, part)
+
+    for step in range(steps):
         if not len(rows):
             break
-        values, normals, _ = search.jacobian(rows, current, _differences(y[rows], rivals))
+        differences = _differences(y[rows], rivals) if step else first
+        values, normals, solved = search.jacobian(rows, current, differences)
         total = total + _nearest_step(threat, current, values, normals)
-        total = (centre + total).clamp_(*threat.bounds) - centre
-        current = (centre + (1 + overshoot) * total).clamp_(*threat.bounds)
+        total = (centre + total).clamp_(*threat.bounds).sub_(centre)
+        current = torch.add(centre, total, alpha=1 + overshoot).clamp_(*threat.bounds)
+        if solved.any():  # the inputs themselves
+            keep = (~solved).nonzero()[:, 0]
+            rows, rivals, centre = rows[keep], rivals[keep], centre[keep]
+            current, total = current[keep], total[keep]
+            if not len(rows):
+                break
         # One forward row tells whether the K - 1 backward rows of the next step are needed.
         _, solved = search.logits(rows, current)
         if solved.any():
@@ -118,5 +127,6 @@ def _differences(y: Tensor, rivals: Tensor) -> Scores:
 def _nearest_step(threat: ThreatModel, current: Tensor, values: Tensor, normals: Tensor) -> Tensor:
     """Return the shortest of the steps to the planes values + <normals, d> = 0, a little beyond it: (b, *S)."""
     width = threat.bounds.upper - threat.bounds.lower
-    slope = torch.linalg.vector_norm(normals.flatten(2), 2 if threat.norm == "l2" else 1, dim=2)
-    return planes.nearest(threat.norm, threat.bounds, current, normals, values.abs() + BEYOND * width * slope)[1]
+    slope = planes.slopes(threat.norm, normals)
+    gains = values.abs() + BEYOND * width * slope
+    return planes.nearest(threat.norm, threat.bounds, current, normals, gains, slope=slope)[1]

@@ -38,7 +38,7 @@ FAR_SIDE = 0.05
 
 @register(
     "fab",
-    version=2,
+    version=3,
     source="Croce, Hein, 2020, arXiv:1907.02044, Algorithm 1",
     bibtex=BIBTEX,
     aim="minimum-norm",

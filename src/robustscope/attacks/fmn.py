@@ -12,7 +12,7 @@ from robustscope.attacks.pgd import check_positive
 from robustscope.attacks.search import Search, along, annealed, columns
 from robustscope.core.draws import Draws
 from robustscope.core.errors import InvalidValue
-from robustscope.core.types import AttackResult, Bounds, Norm, ThreatModel
+from robustscope.core.types import AttackResult, Norm, ThreatModel
 from robustscope.geometry import balls, planes
 from robustscope.geometry.losses import margin_loss
 from robustscope.models.classifier import Classifier
@@ -24,12 +24,15 @@ BIBTEX = """@inproceedings{pintor2021fast,
   year = {2021}
 }"""
 
+CLOSE = 0.02
+"""Share of the change of the radius by which an l2 iterate may miss it: what it misses the next one makes up for."""
+
 DUAL: dict[Norm, float] = {"linf": 1, "l2": 2, "l1": torch.inf}
 
 
 @register(
     "fmn",
-    version=2,
+    version=3,
     source="Pintor, Roli, Brendel, Biggio, 2021, arXiv:2102.12827, Algorithm 1",
     bibtex=BIBTEX,
     aim="minimum-norm",
@@ -83,7 +86,9 @@ def fmn(
 
     Departures: until a first success the radius grows by ``radius_change`` at least. Without this the linear estimate
         approaches the boundary from below for ever where the bounds cut steps short, and the attack returns its input
-        (adv-lib 0.2.8 does for 40 of 64 digits). The l2 and l1 projections are exact on ball and bounds together. l0
+        (adv-lib 0.2.8 does for 40 of 64 digits). The l2 and l1 projections are those on ball and bounds together,
+        exact in l1, in l2 to within a fiftieth of
+        the share by which the radius changes. l0
         steps follow the sign of the gradient and keep the values of largest first-order effect, where the paper
         normalises the gradient in l2 and keeps the values moved furthest: on the digits linear model the gap to the
         exact count falls from 0.18 to 0.10 values on average. The search starts from ``x`` only, not from a sample of
@@ -125,6 +130,7 @@ def walk(search: Search, start: Tensor, radius: Tensor, schedule: Schedule) -> N
     way = current - centre
     far = balls.length(norm, way)
     radius, longest = radius[rows], planes.furthest_corner(norm, bounds, search.x)[rows]
+    gain = torch.ones_like(radius)
     for step in range(schedule.steps):
         if not len(rows):
             return
@@ -132,7 +138,8 @@ def walk(search: Search, start: Tensor, radius: Tensor, schedule: Schedule) -> N
         keep = search.unfinished(rows)
         if not keep.all():
             rows, centre, way, gradients = rows[keep], centre[keep], way[keep], gradients[keep]
-            values, solved, radius, longest, far = (part[keep] for part in (values, solved, radius, longest, far))
+            values, solved, radius, longest = (part[keep] for part in (values, solved, radius, longest))
+            far, gain = far[keep], gain[keep]
         share = annealed(schedule.radius_change, schedule.final_radius_change, step, schedule.steps)
         known = search.distance[rows].to(radius.dtype)
         radius = _next_radius(norm, radius, known, solved, share)
@@ -143,34 +150,23 @@ def walk(search: Search, start: Tensor, radius: Tensor, schedule: Schedule) -> N
         radius = radius.minimum(longest)
         size = schedule.step_size * (bounds.upper - bounds.lower)
         size = annealed(size, size * schedule.relative_final_step_size, step, schedule.steps)
-        if norm == "l2":
-            current, way, far = _project_l2(bounds, radius, centre, along(way, gradients, size))
-            continue
         if norm == "l0":
             moved = torch.add(centre + way, gradients.sign(), alpha=size).clamp_(*bounds)
             current = _keep_most_effective(centre, moved, gradients, radius)
         else:
-            current = balls.project_within(norm, bounds, radius, centre, along(way, gradients, size).add_(centre))
-        way = current - centre
+            moved = along(way, gradients, size, out=way)
+            if norm == "l2":
+                current, way, far, gain = planes.reach(bounds, centre, moved, radius, gain, CLOSE * share, True)
+                continue
+            if norm == "linf":
+                reach = columns(radius, way)
+                current = moved.clamp_(max=reach).clamp_(min=-reach).add_(centre).clamp_(*bounds)
+            else:
+                current = balls.project_within(norm, bounds, radius, centre, moved.add_(centre))
+        way = current.clone().sub_(centre)
         far = balls.length(norm, way)
     if len(rows):
         search.logits(rows, current)
-
-
-def _project_l2(bounds: Bounds, radius: Tensor, centre: Tensor, way: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Return the points of ball and bounds nearest to ``centre + way``, their ways from ``centre`` and the lengths.
-
-    The exact projection without the sort of ``balls.project``: it is never longer than what clipping leaves.
-    """
-    point = (centre + way).clamp_(*bounds)
-    clipped = point - centre
-    far = balls.length("l2", clipped)
-    rows = (far > radius).nonzero()[:, 0]
-    if len(rows) == len(far):
-        return planes.reach(bounds, centre, way, radius)
-    if len(rows):
-        point[rows], clipped[rows], far[rows] = planes.reach(bounds, centre[rows], way[rows], radius[rows])
-    return point, clipped, far
 
 
 def _keep_most_effective(x: Tensor, moved: Tensor, gradients: Tensor, count: Tensor) -> Tensor:

@@ -38,7 +38,7 @@ HALVINGS = 20
 
 @register(
     "hopskipjump",
-    version=2,
+    version=3,
     source="Chen, Jordan, Wainwright, 2020, arXiv:1904.02144, Algorithms 1 and 2",
     bibtex=BIBTEX,
     aim="minimum-norm",
@@ -103,14 +103,16 @@ def hopskipjump(
         ones; in linf the estimates are summed over the steps, with fading weights; directions are Gaussian in linf too,
         not uniform; where a step leads no nearer the next points spread four times as far, for the boundary of a model
         that rounds its inputs has plateaus; starts are pictures of grains of several sizes; the nearest point met is
-        returned, not the last; the first query asks about ``x`` itself.
+        returned, not the last, and the last query moves it off the boundary by a ten-thousandth of its distance, so that
+        rounding does not decide; the first query asks about ``x`` itself.
     """
     check_positive(queries=queries, initial_samples=initial_samples, max_samples=max_samples, tries=tries)
     if momentum is not None and not 0 <= momentum < 1:
         raise InvalidValue(f"momentum={momentum} was given", "None, or a number in [0, 1), is allowed", "Try 0.8.")
     check_starts(x, starts, threat)
     weight = momentum if momentum is not None else {"linf": 0.8}.get(threat.norm, 0.0)
-    search = DecisionSearch(model, x, y, threat, targets, queries, stop_at_epsilon)
+    kept_back = int(queries > 2)
+    search = DecisionSearch(model, x, y, threat, targets, queries - kept_back, stop_at_epsilon)
     rows, current = find_starts(search, starts, draws, tries)
     size = max(x[0].numel(), 2) if len(x) else 2
     tolerance = size**-1.5 if threat.norm == "l2" else size**-2.0
@@ -131,6 +133,8 @@ def hopskipjump(
         current = current.index_copy(0, moved, bisect(search, rows[moved], far[moved], tolerance))
         stuck = alike | (balls.distance(threat.norm, x[rows], current) > STUCK * length)
         scale = torch.where(stuck, scale * WIDER, scale / WIDER).clamp_(1, size)
+    search.queries += kept_back
+    search.move_off()
     return search.result()
 
 

@@ -73,7 +73,7 @@ class Search:
 
     def unfinished(self, rows: Tensor) -> Tensor:
         """Tell which of ``rows`` are still searched for: not adversarial as they are, nor near enough already."""
-        return self.distance[rows] > self._enough[rows]
+        return self._of(self.distance, rows) > self._of(self._enough, rows)
 
     def logits(self, rows: Tensor, points: Tensor) -> tuple[Tensor, Tensor]:
         """Ask for the logits of ``points``, one for each of ``rows``; return them and which points are adversarial."""
@@ -85,7 +85,7 @@ class Search:
         self, rows: Tensor, points: Tensor, loss: Objective, way: Way | None = None
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Ask for the loss of ``points`` and its gradients; return both and which points are adversarial."""
-        y, targets = self.y[rows], None if self.targets is None else self.targets[rows]
+        y, targets = self._of(self.y, rows), None if self.targets is None else self._of(self.targets, rows)
         chosen = select_rows(loss, rows)
 
         def scores(logits: Tensor, part: Tensor) -> Tensor:
@@ -109,40 +109,52 @@ class Search:
 
     def _count(self, rows: Tensor, logits: Tensor, backward: int) -> None:
         """Count one question about each of ``rows``, and keep how large logits get."""
+        largest = logits.abs().amax(1).to(self._largest.dtype)
+        if len(rows) == len(self.x):  # rows are different samples in order: these are all
+            self.forward += 1
+            self.backward += backward
+            self._largest = self._largest.maximum(largest)
+            return
         self.forward[rows] += 1
         if backward:
             self.backward[rows] += backward
-        self._largest[rows] = self._largest[rows].maximum(logits.abs().amax(1).to(self._largest.dtype))
+        self._largest[rows] = self._largest[rows].maximum(largest)
+
+    def _of(self, values: Tensor, rows: Tensor) -> Tensor:
+        """Return ``values`` (B, ...) of the samples ``rows``, without a copy where these are all."""
+        return values if len(rows) == len(self.x) else values[rows]
 
     def _judge(self, rows: Tensor, points: Tensor, logits: Tensor, way: Way | None = None) -> Tensor:
-        y, targets = self.y[rows], None if self.targets is None else self.targets[rows]
+        y, targets = self._of(self.y, rows), None if self.targets is None else self._of(self.targets, rows)
         solved = is_adversarial(logits, y, targets)
         if not solved.any():
             return solved
         # An example that wins by rounding alone may lose in a batch of another size, so it must win by a little more. How
         # much rounding there is tell the sample's largest logits: those on the boundary may have cancelled to nothing.
         # A clean input that is misclassified needs no such care.
-        size = self._largest[rows] * (SAFE_UNITS * torch.finfo(logits.dtype).eps)
+        size = self._of(self._largest, rows) * (SAFE_UNITS * torch.finfo(logits.dtype).eps)
         if way is None:
-            delta = points - (self.x if len(rows) == len(self.x) else self.x[rows])
+            delta = points - self._of(self.x, rows)
             rough = balls.length(self.threat.norm, delta)
         else:
             delta, rough = way
         solved &= (margin_loss(logits, y, targets) > size) | (rough == 0)
         if not self._precise:
             share = CLEARLY_ROUGH if rough.dtype == torch.float32 else CLEARLY
-            nearer = (solved & (rough < self.distance[rows] * (1 - share))).nonzero()[:, 0]
+            nearer = (solved & (rough < self._of(self.distance, rows) * (1 - share))).nonzero()[:, 0]
             rows = rows[nearer]
-            self.x_adv[rows], self.distance[rows] = points[nearer], rough[nearer].double()
+            self.x_adv.index_copy_(0, rows, points.index_select(0, nearer))
+            self.distance[rows] = rough[nearer].double()
             return solved
         # Summed in float64 only where the rough length leaves it open whether the point is nearer than the best so far.
-        near = (solved & (rough < self.distance[rows] * (1 + ROUGHLY))).nonzero()[:, 0]
+        near = (solved & (rough < self._of(self.distance, rows) * (1 + ROUGHLY))).nonzero()[:, 0]
         if len(near):
             length, rows = balls.length(self.threat.norm, delta[near].double()), rows[near]
             # Iterates on one sphere are equally far but for rounding; which of them is kept must not hang on that.
             nearer = (length < self.distance[rows] * (1 - CLEARLY)).nonzero()[:, 0]
             rows = rows[nearer]
-            self.x_adv[rows], self.distance[rows] = points[near[nearer]], length[nearer]
+            self.x_adv.index_copy_(0, rows, points.index_select(0, near[nearer]))
+            self.distance[rows] = length[nearer]
         return solved
 
     def state(self) -> dict[str, Tensor]:
@@ -165,9 +177,15 @@ class Search:
 
         A sample for which none was found comes back as it is.
         """
-        inside = balls.contains(self.threat, self.x, self.x_adv).reshape(-1, *([1] * (self.x.dim() - 1)))
-        x_adv = torch.where(inside, self.x_adv, balls.project(self.threat, self.x, self.x_adv))
-        return AttackResult(x_adv, self.forward, self.backward)
+        return AttackResult(brought_inside(self.threat, self.x, self.x_adv), self.forward, self.backward)
+
+
+def brought_inside(threat: ThreatModel, x: Tensor, x_adv: Tensor) -> Tensor:
+    """Return ``x_adv`` (B, *S) with the samples that lie outside the threat set projected on it."""
+    outside = (~balls.contains(threat, x, x_adv)).nonzero()[:, 0]
+    if not len(outside):
+        return x_adv
+    return x_adv.index_copy(0, outside, balls.project(threat.select(outside), x[outside], x_adv[outside]))
 
 
 def columns(values: Tensor, like: Tensor) -> Tensor:
@@ -175,18 +193,22 @@ def columns(values: Tensor, like: Tensor) -> Tensor:
     return values.reshape(-1, *([1] * (like.dim() - 1)))
 
 
-def along(way: Tensor, gradients: Tensor, size: float) -> Tensor:
+def along(way: Tensor, gradients: Tensor, size: float, out: Tensor | None = None) -> Tensor:
     """Return ``way`` moved by ``size`` along each gradient: (b, *S); not at all where the gradient is zero.
 
     Like a step along ``balls.steepest`` in l2, in one pass where the squares of a gradient neither under- nor overflow.
+    With ``out=way`` the step is made in place, in a third of the time.
     """
     slope = torch.linalg.vector_norm(gradients.flatten(1), dim=1)
     finfo = torch.finfo(slope.dtype)
-    plain = (slope > finfo.tiny**0.25) & (slope < finfo.max**0.25)
-    moved = torch.addcmul(way, gradients, columns(torch.where(plain, size / slope, torch.zeros_like(slope)), way))
-    if not plain.all():
-        rows = (~plain).nonzero()[:, 0]
-        moved[rows] += size * balls.steepest("l2", gradients[rows])
+    low, high = finfo.tiny**0.25, finfo.max**0.25
+    if not len(slope) or (slope.amin().item() > low and slope.amax().item() < high):
+        return torch.addcmul(way, gradients, columns(size / slope, way), out=out)
+    plain = (slope > low) & (slope < high)
+    share = columns(torch.where(plain, size / slope, torch.zeros_like(slope)), way)
+    moved = torch.addcmul(way, gradients, share, out=out)
+    rows = (~plain).nonzero()[:, 0]
+    moved[rows] += size * balls.steepest("l2", gradients[rows])
     return moved
 
 

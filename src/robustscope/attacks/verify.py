@@ -14,6 +14,7 @@ from robustscope.geometry import balls
 from robustscope.geometry.losses import margin
 from robustscope.geometry.rules import is_adversarial
 from robustscope.models.classifier import Classifier
+from robustscope.models.outputs import all_finite
 from robustscope.models.randomness import random_state, same_random_state
 
 TIE = 1e-5
@@ -131,7 +132,7 @@ def check_form(x: Tensor, x_adv: Tensor) -> None:
         given = f"examples of {x_adv.dtype} on {x_adv.device} for inputs of {x.dtype} on {x.device}"
     elif x_adv.requires_grad:
         given = "examples that carry a graph"
-    elif not torch.isfinite(x_adv).all():
+    elif not all_finite(x_adv):
         given = "examples with NaN or infinite values"
     if given:
         raise ConstraintViolated(

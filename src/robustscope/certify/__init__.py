@@ -7,10 +7,18 @@ imports every file in its folder, so adding a file is the registration.
 from importlib import import_module
 from pkgutil import iter_modules
 
-from robustscope.certify.cards import CERTIFIERS, CertifierCard, certify, register
+from robustscope.certify.cards import CERTIFIERS, CertifierCard, certified_model, certify, register
 from robustscope.certify.radius import CertifiedRadius, certified_radius
 
 for _module in iter_modules(__path__):
     import_module(f"{__name__}.{_module.name}")
 
-__all__ = ["CERTIFIERS", "CertifiedRadius", "CertifierCard", "certified_radius", "certify", "register"]
+__all__ = [
+    "CERTIFIERS",
+    "CertifiedRadius",
+    "CertifierCard",
+    "certified_model",
+    "certified_radius",
+    "certify",
+    "register",
+]

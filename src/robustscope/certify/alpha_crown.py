@@ -7,11 +7,12 @@ import time
 import torch
 from torch import Tensor
 
-from robustscope.certify.bounds import Bounds, Intermediate, backward, capacity_of
+from robustscope.certify.bounds import Bounds, Effort, Intermediate, backward, bound, capacity_of
 from robustscope.certify.cards import register
 from robustscope.certify.crown import relax
 from robustscope.certify.layers import LAYERS
 from robustscope.certify.margins import Work, begin, empty
+from robustscope.certify.slopes import Slopes
 from robustscope.core.errors import InvalidValue
 from robustscope.core.types import Certificate, ThreatModel
 from robustscope.models.classifier import Classifier
@@ -23,18 +24,15 @@ BIBTEX = """@inproceedings{xu2021fast,
   year = {2021}
 }"""
 
-DECAY = 0.98
-"""What the step size is multiplied by after each step."""
-
 
 @register(
     "alpha_crown",
-    version=1,
+    version=2,
     source="Xu et al., 2021, arXiv:2011.13824, Sec. 3.1",
     bibtex=BIBTEX,
     norms=("linf", "l2", "l1"),
     layers=LAYERS,
-    quick={"steps": 5},
+    quick={"steps": 5, "hidden_steps": 2},
 )
 def alpha_crown(
     model: Classifier,
@@ -43,26 +41,32 @@ def alpha_crown(
     threat: ThreatModel,
     *,
     steps: int = 20,
-    step_size: float = 0.1,
+    hidden_steps: int = 5,
+    step_size: float = 0.25,
     intermediate: Intermediate = "crown",
     memory: int = 64,
+    most_forms: int | None = None,
     timeout: float | None = None,
 ) -> Certificate:
     """Maximise CROWN's bound over the slopes of the lines below open ReLUs.
 
     Any slope from 0 to 1 is sound there, so each margin of each sample has slopes of its own, which ascend its bound by
     Adam, projected on [0, 1]; they start at CROWN's, and the best bound on the way counts. A sample leaves as soon as
-    all its margins are verified; margins that CROWN verifies are not optimised.
+    all its margins are verified; margins that CROWN verifies are not optimised. Where that is not enough, the bounds of
+    hidden values are found anew in the same way, layer by layer, each bound with slopes of its own, and the margins again.
 
     Args:
         model: classifier whose module can be traced.
         x: (B, *S), inside the bounds.
         y: int64 (B,), true classes.
         threat: norm, radius, bounds.
-        steps: steps of ascent, >= 1.
+        steps: steps of ascent for the margins, >= 1.
+        hidden_steps: steps for each bound of a hidden value whose sign is open, for the samples that the first ascent leaves
+            open; >= 0. Each costs about as much as CROWN three times over.
         step_size: of Adam, > 0; it shrinks by 2 % with each step.
         intermediate: where the bounds of hidden values come from: "crown", or "ibp".
         memory: mebibytes that one batch of forms may take.
+        most_forms: as in :func:`crown`; a sample that needs more for the bounds of hidden values is not optimised.
         timeout: seconds for the call; samples that are not verified by then are "timeout". None: no limit.
 
     Returns:
@@ -73,30 +77,43 @@ def alpha_crown(
 
     Source: Xu et al. 2021, arXiv:2011.13824, Sec. 3.1.
 
-    Departures: the bounds of hidden values stay those of CROWN, where the paper optimises them too, at many times the
-        cost; only ReLU and leaky ReLU have free slopes.
+    Departures: hidden bounds ascend one after the other, each for itself, where the paper ascends all together for the
+        margin: with slopes of their own for every bound no bound is bought at another's cost, and memory is that of one
+        layer. Only ReLU and leaky ReLU have free slopes.
     """
-    if steps < 1 or not 0 < step_size < float("inf"):
+    if steps < 1 or hidden_steps < 0 or not 0 < step_size < float("inf"):
         raise InvalidValue(
-            f"steps={steps} and step_size={step_size} were given",
-            "steps >= 1 and step_size > 0 are allowed",
-            "Try 20, 0.1.",
+            f"steps={steps}, hidden_steps={hidden_steps} and step_size={step_size} were given",
+            "steps >= 1, hidden_steps >= 0 and step_size > 0 are allowed",
+            "Try 20, 5, 0.25.",
         )
     work = begin(model, x, y, threat, timeout)
     if work is None:
         return empty(x)
 
-    def optimise(rows: Tensor, bounds: Bounds) -> None:
+    def margins(rows: Tensor, bounds: Bounds) -> None:
         size = max(1, capacity_of(work.graph, len(work.graph.nodes) - 1, x, memory) // (4 * work.forms.shape[1]))
         for part in torch.arange(len(rows), device=x.device).split(size):
             _Ascent(work, rows[part], bounds.select(part)).run(steps, step_size)
 
-    relax(work, intermediate, True, memory, optimise)
+    def optimise(rows: Tensor, bounds: Bounds) -> None:
+        margins(rows, bounds)
+        still = work.undecided(rows) & ~work.late[rows]
+        if not hidden_steps or not bool(still.any()):
+            return
+        rows, bounds = rows[still], bounds.select(still)
+        effort = Effort(most_forms, work.deadline, hidden_steps, step_size)
+        closer = bound(work.graph, bounds.region, "crown", memory, effort, known=bounds)
+        work.rows[rows] += closer.rows
+        margins(rows, closer)
+        work.late[rows[closer.spent]] = True
+
+    relax(work, intermediate, True, memory, most_forms, optimise)
     return work.certificate()
 
 
 class _Ascent:
-    """The slopes of some samples, one set for each open margin, and their moments."""
+    """The slopes of some samples, one set for each open margin."""
 
     def __init__(self, work: Work, rows: Tensor, bounds: Bounds) -> None:
         self.work, self.rows, self.bounds = work, rows, bounds
@@ -110,20 +127,15 @@ class _Ascent:
         self.costs = is_open.sum(1)
         self.forms = forms.gather(1, order[:, :, None].expand(-1, -1, forms.shape[2]))
         self.best = found.gather(1, order)
-        self.slopes = {
-            number: lines.lower_slope[:, None].expand(-1, order.shape[1], *lines.lower_slope.shape[1:]).contiguous()
-            for number, lines in bounds.lines.items()
-            if lines.free is not None and bool(lines.free.any())
-        }
-        self.moments = {number: (torch.zeros_like(s), torch.zeros_like(s)) for number, s in self.slopes.items()}
+        self.slopes = Slopes(bounds.lines, order.shape[1])
 
     def run(self, steps: int, step_size: float) -> None:
         """Ascend; at the end, or when the time is up, hand what was found to the work."""
-        for step in range(steps if self.slopes else 0):
+        for _ in range(steps if self.slopes.values else 0):
             if time.perf_counter() > self.work.deadline:
                 self.work.late[self.rows] = True
                 break
-            self._step(step + 1, step_size * DECAY**step)
+            self._step(step_size)
             if not len(self.rows):
                 return
         self.work.learn(self.rows, self._margins(), torch.zeros_like(self.rows))
@@ -131,24 +143,13 @@ class _Ascent:
     def _margins(self) -> Tensor:
         return torch.minimum(self.settled, self.best.amin(1))
 
-    def _step(self, count: int, step_size: float) -> None:
-        leaves = {number: slopes.requires_grad_(True) for number, slopes in self.slopes.items()}
-        with torch.enable_grad():
-            found = backward(self.bounds, self.last, self.forms, leaves, close=True)
-            gradients = torch.autograd.grad(found.sum(), list(leaves.values()))
-        self.best = torch.maximum(self.best, found.detach())
+    def _step(self, step_size: float) -> None:
+        """Take a step, and let go of the samples whose margins are all verified."""
+        found = self.slopes.ascend(
+            lambda values: backward(self.bounds, self.last, self.forms, values, close=True), step_size
+        )
+        self.best = torch.maximum(self.best, found)
         self.work.rows[self.rows] += self.costs
-        for (number, slopes), gradient in zip(leaves.items(), gradients, strict=True):
-            one, two = self.moments[number]
-            one.lerp_(gradient, 0.1)
-            two.lerp_(gradient.square(), 0.001)
-            ascent = (one / (1 - 0.9**count)) / ((two / (1 - 0.999**count)).sqrt() + 1e-8)
-            least = self.bounds.lines[number].least
-            self.slopes[number] = (slopes.detach() + step_size * ascent).clamp_(least, 1)
-        self._leave()
-
-    def _leave(self) -> None:
-        """Let go of the samples whose margins are all verified."""
         margins = self._margins()
         done = margins > self.work.allowance[self.rows]
         if not bool(done.any()):
@@ -157,5 +158,4 @@ class _Ascent:
         keep = ~done
         self.rows, self.bounds, self.forms = self.rows[keep], self.bounds.select(keep), self.forms[keep]
         self.best, self.settled, self.costs = self.best[keep], self.settled[keep], self.costs[keep]
-        self.slopes = {number: slopes[keep] for number, slopes in self.slopes.items()}
-        self.moments = {number: (one[keep], two[keep]) for number, (one, two) in self.moments.items()}
+        self.slopes.keep(keep)

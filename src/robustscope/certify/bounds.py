@@ -8,6 +8,8 @@ value over the region is known.
 
 from __future__ import annotations
 
+import math
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal, NamedTuple
@@ -19,6 +21,7 @@ from robustscope.certify.graph import Graph
 from robustscope.certify.operations import Affine, Convolution, Matrix
 from robustscope.certify.region import DUAL, Region
 from robustscope.certify.relaxations import Lines, MaxPool, Nonlinear
+from robustscope.certify.slopes import Slopes
 
 Intermediate = Literal["crown", "ibp"]
 
@@ -34,6 +37,25 @@ class Span(NamedTuple):
         return Span(self.lower[rows], self.upper[rows])
 
 
+class Effort(NamedTuple):
+    """What closer bounds of hidden values may cost.
+
+    Args:
+        forms: most linear forms that a sample may send backward; None for any number.
+        deadline: of ``time.perf_counter``.
+        steps: of ascent over the slopes, for every bound by itself; 0 keeps CROWN's slopes.
+        step_size: of the ascent.
+    """
+
+    forms: int | None = None
+    deadline: float = math.inf
+    steps: int = 0
+    step_size: float = 0.25
+
+
+ONCE = Effort()
+
+
 @dataclass(eq=False)
 class Bounds:
     """What is known of a network over a region.
@@ -45,6 +67,7 @@ class Bounds:
         lines: lines of the nonlinear nodes that act on single values.
         rows: int64 (B,), linear forms that each sample has sent backward.
         exact: nodes whose bounds no method can improve.
+        spent: bool (B,), samples that a limit has kept from closer bounds; what they have is sound.
     """
 
     graph: Graph
@@ -53,6 +76,7 @@ class Bounds:
     lines: dict[int, Lines] = field(default_factory=dict)
     rows: Tensor = field(default_factory=lambda: torch.zeros(0, dtype=torch.int64))
     exact: set[int] = field(default_factory=set)
+    spent: Tensor = field(default_factory=lambda: torch.zeros(0, dtype=torch.bool))
 
     def select(self, rows: Tensor) -> Bounds:
         """Return what is known of some samples."""
@@ -63,10 +87,18 @@ class Bounds:
             {number: lines.select(rows) for number, lines in self.lines.items()},
             self.rows[rows],
             self.exact,
+            self.spent[rows],
         )
 
 
-def bound(graph: Graph, region: Region, intermediate: Intermediate = "ibp", memory: int = 256) -> Bounds:
+def bound(
+    graph: Graph,
+    region: Region,
+    intermediate: Intermediate = "ibp",
+    memory: int = 256,
+    effort: Effort = ONCE,
+    known: Bounds | None = None,
+) -> Bounds:
     """Return bounds of every nonlinear map's input, and its lines.
 
     Args:
@@ -75,8 +107,11 @@ def bound(graph: Graph, region: Region, intermediate: Intermediate = "ibp", memo
         intermediate: "ibp" stops at intervals; "crown" carries the forms of every value back whose interval still
             leaves room, which for ReLU are those whose sign is open.
         memory: mebibytes that one batch of forms may take at its widest.
+        effort: what "crown" may cost; a sample that reaches a limit keeps the intervals that it has.
+        known: bounds found before, from which to go on.
     """
-    bounds = Bounds(graph, region, rows=torch.zeros(len(region.x), dtype=torch.int64, device=region.x.device))
+    count = torch.zeros(len(region.x), dtype=torch.int64, device=region.x.device)
+    bounds = Bounds(graph, region, rows=count, spent=count > 0)
     images: dict[int, Tensor] = {}  # for maps of single values from the input on: the factor of each
     for number, node in enumerate(graph.nodes):
         operation = node.operation
@@ -91,14 +126,22 @@ def bound(graph: Graph, region: Region, intermediate: Intermediate = "ibp", memo
                 _use_ball(bounds, images, number, operation, first)
         else:
             before = node.inputs[0]
+            if known is not None:
+                bounds.spans[before] = _both(bounds.spans[before], known.spans[before])
             if intermediate == "crown" and before not in bounds.exact:
-                tighten(bounds, before, operation, memory)
+                tighten(bounds, before, operation, memory, effort)
                 bounds.exact.add(before)  # not twice for two maps of one value
             span = bounds.spans[before]
             bounds.spans[number] = Span(operation.value(span.lower), operation.value(span.upper))
             if isinstance(operation, Nonlinear):
                 bounds.lines[number] = operation.lines(*span)
     return bounds
+
+
+def _both(one: Span, two: Span) -> Span:
+    """Return what two sound spans say together; they can cross by rounding alone."""
+    lower, upper = torch.maximum(one.lower, two.lower), torch.minimum(one.upper, two.upper)
+    return Span(torch.minimum(lower, upper), torch.maximum(lower, upper))
 
 
 def _through(operation: Affine, spans: list[Span]) -> Span:
@@ -132,42 +175,54 @@ def _use_ball(bounds: Bounds, images: dict[int, Tensor], number: int, operation:
     bounds.spans[number] = Span(torch.maximum(span.lower, middle - reach), torch.minimum(span.upper, middle + reach))
 
 
-def tighten(bounds: Bounds, number: int, operation: Nonlinear | MaxPool, memory: int) -> None:
+def tighten(bounds: Bounds, number: int, operation: Nonlinear | MaxPool, memory: int, effort: Effort = ONCE) -> None:
     """Replace the interval of a node by backward bounds where those are closer and it matters for ``operation``."""
     span = bounds.spans[number]
     for sign in (1.0, -1.0):
         # Under a ReLU, a value whose lower bound has just been found to be >= 0 needs no upper bound any more.
         loose = operation.loose(*span) if isinstance(operation, Nonlinear) else span.lower < span.upper
-        found = _values(bounds, number, loose.flatten(1), sign, memory)
-        if sign > 0:
-            span = Span(torch.maximum(span.lower, found.view_as(span.lower)), span.upper)
-        else:
-            span = Span(span.lower, torch.minimum(span.upper, -found.view_as(span.upper)))
-        # Two sound bounds can cross by rounding alone.
-        span = Span(torch.minimum(span.lower, span.upper), torch.maximum(span.lower, span.upper))
+        found = _values(bounds, number, loose.flatten(1), sign, memory, effort)
+        found = found.view_as(span.lower)
+        endless = torch.full_like(found, torch.inf)
+        span = _both(span, Span(found, endless) if sign > 0 else Span(-endless, -found))
     bounds.spans[number] = span
 
 
-def _values(bounds: Bounds, number: int, wanted: Tensor, sign: float, memory: int) -> Tensor:
+def _values(bounds: Bounds, number: int, wanted: Tensor, sign: float, memory: int, effort: Effort) -> Tensor:
     """Return lower bounds of ``sign`` times the wanted values (B, d) of a node; -inf for the others."""
     graph, found = bounds.graph, torch.full_like(bounds.spans[number].lower.flatten(1), -torch.inf)
     counts = wanted.sum(1)
-    bounds.rows += counts
-    capacity = capacity_of(graph, number, found, memory)
+    if effort.forms is not None:
+        bounds.spent |= bounds.rows + counts * (1 + effort.steps) > effort.forms
+    counts = counts.masked_fill(bounds.spent, 0)
+    capacity = max(1, capacity_of(graph, number, found, memory) // (4 if effort.steps else 1))
     order = counts.argsort(descending=True, stable=True)  # samples with as many open values together
     order = order[counts[order] > 0]
     while len(order):
+        if time.perf_counter() > effort.deadline:
+            bounds.spent[order] = True
+            break
         most = int(counts[order[0]])
         group, order = order[: max(1, capacity // most)], order[max(1, capacity // most) :]
         part = bounds.select(group)
+        bounds.rows[group] += counts[group] * (1 + effort.steps)
         # Positions of the wanted values, each sample's own first; the rest of a row repeats positions not wanted.
         places = wanted[group].to(torch.int8).argsort(dim=1, descending=True, stable=True)[:, :most]
         for piece in places.split(capacity, 1):
             forms = torch.zeros(*piece.shape, wanted.shape[1], dtype=found.dtype, device=found.device)
             forms.scatter_(2, piece[:, :, None], sign)
-            least = backward(part, number, forms.unflatten(2, graph.nodes[number].shape))
+            least = _best(part, number, forms.unflatten(2, graph.nodes[number].shape), effort)
             found[group] = found[group].scatter(1, piece, least)
     return torch.where(wanted, found, torch.full_like(found, -torch.inf))
+
+
+def _best(bounds: Bounds, number: int, forms: Tensor, effort: Effort) -> Tensor:
+    """Return lower bounds of forms (B, R, *S): those of CROWN, or the best on the way of an ascent from there."""
+    above, found = bounds.graph.above(number) if effort.steps else set(), []
+    slopes = Slopes({i: lines for i, lines in bounds.lines.items() if i in above}, forms.shape[1])
+    for _ in range(effort.steps if slopes.values else 0):
+        found.append(slopes.ascend(lambda values: backward(bounds, number, forms, values), effort.step_size))
+    return torch.stack([*found, backward(bounds, number, forms, slopes.values)]).amax(0)
 
 
 def capacity_of(graph: Graph, number: int, like: Tensor, memory: int) -> int:

@@ -7,11 +7,11 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from robustscope.certify.bounds import Bounds, Intermediate, backward, bound, capacity_of
+from robustscope.certify.bounds import Bounds, Effort, Intermediate, backward, bound, capacity_of
 from robustscope.certify.cards import register
 from robustscope.certify.ibp import by_intervals
 from robustscope.certify.layers import LAYERS
-from robustscope.certify.margins import Work, batch_of, begin, empty
+from robustscope.certify.margins import Work, batch_of, begin, check_limit, empty
 from robustscope.core.types import Certificate, ThreatModel
 from robustscope.models.classifier import Classifier
 
@@ -40,6 +40,7 @@ def crown(
     intermediate: Intermediate = "crown",
     stop_early: bool = True,
     memory: int = 64,
+    most_forms: int | None = None,
     timeout: float | None = None,
 ) -> Certificate:
     """Carry each margin back to the input through lines below and above every activation; take its least value there.
@@ -57,7 +58,9 @@ def crown(
         stop_early: let a sample leave as soon as a cheaper bound verifies it (intervals, then intervals with a backward
             pass for the margin); misclassified samples leave after the first. False gives everyone the closest bound.
         memory: mebibytes that one batch of forms may take.
-        timeout: seconds for the call; samples not reached by then are "timeout". None: no limit.
+        most_forms: linear forms of hidden values that a sample may send backward; one that needs more, and is not
+            verified with the closer bounds that it got until then, is "timeout". Unlike seconds, the same everywhere.
+        timeout: seconds for the call; samples not verified by then are "timeout". None: no limit.
 
     Returns:
         Lower bounds of the margins, the best of those that were computed.
@@ -74,7 +77,7 @@ def crown(
     work = begin(model, x, y, threat, timeout)
     if work is None:
         return empty(x)
-    relax(work, intermediate, stop_early, memory)
+    relax(work, intermediate, stop_early, memory, most_forms)
     return work.certificate()
 
 
@@ -83,15 +86,20 @@ def relax(
     intermediate: Intermediate,
     stop_early: bool,
     memory: int,
+    most_forms: int | None = None,
     then: Callable[[Tensor, Bounds], None] = lambda rows, bounds: None,
 ) -> None:
     """Bound the margins of all samples from the cheapest bound to the closest.
 
     Args:
         work: the batch.
-        intermediate, stop_early, memory: as in :func:`crown`.
+        intermediate, stop_early, memory, most_forms: as in :func:`crown`.
         then: called for the samples that the last bound leaves undecided, with everything known about them.
+
+    Raises:
+        InvalidValue: for a number of forms below 1.
     """
+    check_limit("most_forms", most_forms)
     everyone = torch.arange(len(work.margin), device=work.margin.device)
     size = batch_of(work.graph, work.region.x, memory)
 
@@ -110,9 +118,10 @@ def relax(
                 follow(left, bounds)
 
     def close(rows: Tensor) -> None:
-        bounds = bound(work.graph, work.region.select(rows), "crown", memory)
+        bounds = bound(work.graph, work.region.select(rows), "crown", memory, Effort(most_forms, work.deadline))
         margins_back(work, rows, bounds, memory)
-        follow(rows, bounds)
+        work.late[rows[bounds.spent]] = True
+        follow(rows[~bounds.spent], bounds.select(~bounds.spent))
 
     work.in_parts(everyone, size, cheap)
     if intermediate == "crown":

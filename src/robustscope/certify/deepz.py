@@ -13,7 +13,7 @@ from robustscope.certify.cards import register
 from robustscope.certify.graph import Graph
 from robustscope.certify.ibp import by_intervals
 from robustscope.certify.layers import LAYERS
-from robustscope.certify.margins import Work, begin, empty
+from robustscope.certify.margins import Work, begin, check_limit, empty
 from robustscope.certify.operations import Affine
 from robustscope.certify.region import Region
 from robustscope.certify.relaxations import Band, MaxPool, Nonlinear
@@ -44,6 +44,7 @@ def deepz(
     *,
     stop_early: bool = True,
     memory: int = 256,
+    most_terms: int | None = None,
     timeout: float | None = None,
 ) -> Certificate:
     """Carry a zonotope forward: a centre and error terms, exact through affine maps, wider through every activation.
@@ -59,6 +60,7 @@ def deepz(
         threat: norm, radius, bounds.
         stop_early: let samples leave that intervals verify, or that are misclassified.
         memory: mebibytes that the terms of one part of the batch may take at their widest; one sample always fits.
+        most_terms: error terms that a sample may have; one that needs more is "timeout". None: no limit.
         timeout: seconds for the call; samples not reached by then are "timeout". None: no limit.
 
     Returns:
@@ -72,6 +74,7 @@ def deepz(
     Departures: bounds are cut with plain intervals at the end, never inside. Max pooling whose winner is not certain
         becomes a value of its own between its bounds; clipping takes the band parallel to its chord.
     """
+    check_limit("most_terms", most_terms)
     work = begin(model, x, y, threat, timeout)
     if work is None:
         return empty(x)
@@ -80,7 +83,7 @@ def deepz(
     size = max(1, memory * 2**20 // (2 * terms * widest * x.element_size()))
     work.in_parts(everyone, 64, lambda rows: by_intervals(work, rows))
     rest = work.open() if stop_early else everyone
-    work.in_parts(rest, size, lambda rows: by_zonotopes(work, rows))
+    work.in_parts(rest, size, lambda rows: by_zonotopes(work, rows, most_terms))
     return work.certificate()
 
 
@@ -90,9 +93,15 @@ def term_count(graph: Graph) -> int:
     return sum(torch.Size(node.shape).numel() for node in (graph.nodes[0], *bent))
 
 
-def by_zonotopes(work: Work, rows: Tensor) -> None:
-    """Bound the margins of some samples by zonotopes."""
-    logits, cost = propagate(work.graph, work.region.select(rows))
+def by_zonotopes(work: Work, rows: Tensor, most_terms: int | None = None) -> None:
+    """Bound the margins of some samples by zonotopes; those that have too many terms are late."""
+    logits, cost = propagate(work.graph, work.region.select(rows), most_terms)
+    if logits is None:
+        work.late[rows[cost > (most_terms or 0)]] = True
+        rows = rows[~work.late[rows]]
+        if len(rows):
+            by_zonotopes(work, rows, most_terms)
+        return
     forms = work.forms[rows]
     middle = (forms @ logits.centre[:, :, None])[:, :, 0]
     reach = (forms @ logits.terms.transpose(1, 2)).abs().sum(2)
@@ -122,8 +131,11 @@ class Zonotope:
         return F.pad(self.terms, (*([0, 0] * (self.terms.dim() - 2)), 0, missing)) if missing else self.terms
 
 
-def propagate(graph: Graph, region: Region) -> tuple[Zonotope, Tensor]:
-    """Return the zonotope of the logits, and how many error terms each sample has: int64 (B,)."""
+def propagate(graph: Graph, region: Region, most_terms: int | None = None) -> tuple[Zonotope | None, Tensor]:
+    """Return the zonotope of the logits, and how many error terms each sample has: int64 (B,).
+
+    Where a sample comes to have more than ``most_terms``, there is no zonotope; its count tells which sample it is.
+    """
     half = (region.upper - region.lower) / 2
     middle = (region.upper + region.lower) / 2
     values = {0: Zonotope(middle, _diagonal(half))}
@@ -138,6 +150,8 @@ def propagate(graph: Graph, region: Region) -> tuple[Zonotope, Tensor]:
             assert node.operation is not None  # only the input has none
             values[number], new = _bent(node.operation, given[0], count)
             cost += new
+            if most_terms is not None and int(cost.max()) > most_terms:
+                return None, cost
             count = values[number].terms.shape[1]
         for i in node.inputs:
             readers[i] -= 1

@@ -85,12 +85,13 @@ class Graph:
         return found
 
 
-def trace(model: Classifier, x: Tensor) -> tuple[Graph, Tensor]:
+def trace(model: Classifier, x: Tensor, dtype: torch.dtype | None = None) -> tuple[Graph, Tensor]:
     """Return the graph of a classifier, normalisation included, checked against the module on ``x``, and the logits.
 
     Args:
         model: in evaluation mode.
         x: (B, *S), B >= 1, inside the bounds; the graph has its dtype and device. One row of each is sent forward.
+        dtype: of the graph, if it is to have another.
 
     Returns:
         the graph, and the logits (B, K) of the module.
@@ -99,7 +100,8 @@ def trace(model: Classifier, x: Tensor) -> tuple[Graph, Tensor]:
         InvalidValue: for a layer that bounds cannot pass, naming it, for code that cannot be traced, and for a black box.
         ModelError: if graph and module do not agree on ``x``.
     """
-    builder = _Builder(model, x)
+    like = x if dtype is None else x.to(dtype)
+    builder = _Builder(model, like)
     if model.access != "gradients":
         raise InvalidValue(
             f"a black box that gives {model.access} was to be certified",
@@ -108,7 +110,7 @@ def trace(model: Classifier, x: Tensor) -> tuple[Graph, Tensor]:
         )
     logits = model.logits(x)  # first, so that a module that cannot treat these inputs says so itself
     graph = builder.build()
-    ours = graph.evaluate(x)
+    ours = graph.evaluate(like)
     gap = (logits - ours).abs().amax(1)
     allowed = AGREEMENT.get(x.dtype, 1e-4) * (1 + logits.abs().amax(1))
     if logits.shape != ours.shape or not bool((gap <= allowed).all()):

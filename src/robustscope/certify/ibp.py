@@ -29,7 +29,15 @@ BIBTEX = """@inproceedings{gowal2019scalable,
     norms=("linf", "l2", "l1"),
     layers=LAYERS,
 )
-def ibp(model: Classifier, x: Tensor, y: Tensor, threat: ThreatModel, *, memory: int = 256) -> Certificate:
+def ibp(
+    model: Classifier,
+    x: Tensor,
+    y: Tensor,
+    threat: ThreatModel,
+    *,
+    memory: int = 256,
+    timeout: float | None = None,
+) -> Certificate:
     """Propagate boxes through the network; bound each margin over the box of the last hidden values.
 
     A box around W z + b has the centre W c + b and the half-width |W| r; an increasing function takes the ends to the
@@ -42,6 +50,7 @@ def ibp(model: Classifier, x: Tensor, y: Tensor, threat: ThreatModel, *, memory:
         y: int64 (B,), true classes.
         threat: norm, radius, bounds.
         memory: mebibytes that one part of the batch may take.
+        timeout: seconds for the call; samples not reached by then are "timeout". None: no limit.
 
     Returns:
         Lower bounds of the margins.
@@ -53,7 +62,7 @@ def ibp(model: Classifier, x: Tensor, y: Tensor, threat: ThreatModel, *, memory:
 
     Departures: for l2 and l1 the first affine map takes the ball to its exact range by the dual norm of its rows.
     """
-    work = begin(model, x, y, threat)
+    work = begin(model, x, y, threat, timeout)
     if work is None:
         return empty(x)
     everyone = torch.arange(len(x), device=x.device)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -97,16 +98,37 @@ class Work:
 
     def certificate(self) -> Certificate:
         """Return what was found."""
-        good = (self.margin > self.allowance).tolist()
-        late = self.late.tolist()
-        status: tuple[Status, ...] = tuple(
-            "verified" if a else "timeout" if b else "unknown" for a, b in zip(good, late, strict=True)
-        )
+        status = statuses(self.margin > self.allowance, self.late)
         seconds = time.perf_counter() - self.began
         return Certificate(self.margin, status, torch.ones_like(self.rows), self.rows, seconds)
 
 
-def begin(model: Classifier, x: Tensor, y: Tensor, threat: ThreatModel, timeout: float | None = None) -> Work | None:
+def statuses(verified: Tensor, late: Tensor) -> tuple[Status, ...]:
+    """Return the status of each sample: "verified", else "timeout" where it is late, else "unknown"."""
+    pairs = zip(verified.tolist(), late.tolist(), strict=True)
+    return tuple("verified" if good else "timeout" if slow else "unknown" for good, slow in pairs)
+
+
+def clock(timeout: float | None) -> tuple[float, float]:
+    """Return when a call begins and when its time is up, of ``time.perf_counter``.
+
+    Raises:
+        InvalidValue: for a timeout that is not above 0.
+    """
+    if timeout is not None and not timeout > 0:
+        raise InvalidValue(f"timeout={timeout} was given", "seconds > 0, or None, are allowed", "Write e.g. 60.")
+    began = time.perf_counter()
+    return began, math.inf if timeout is None else began + timeout
+
+
+def begin(
+    model: Classifier,
+    x: Tensor,
+    y: Tensor,
+    threat: ThreatModel,
+    timeout: float | None = None,
+    dtype: torch.dtype | None = None,
+) -> Work | None:
     """Trace the model and lay out the batch; None for an empty batch.
 
     Args:
@@ -115,31 +137,42 @@ def begin(model: Classifier, x: Tensor, y: Tensor, threat: ThreatModel, timeout:
         y: int64 (B,), true classes.
         threat: norm, radius, bounds.
         timeout: seconds for the call, or None.
+        dtype: in which to compute, if not that of ``x``; what the model's own rounding is allowed stays that of ``x``.
 
     Raises:
         InvalidValue: for a network that cannot be traced, labels that are no classes, or a timeout that is not above 0.
         ModelError: if the traced network is not the model.
     """
-    if timeout is not None and not timeout > 0:
-        raise InvalidValue(f"timeout={timeout} was given", "seconds > 0, or None, are allowed", "Write e.g. 60.")
-    began = time.perf_counter()
+    began, deadline = clock(timeout)
     if not len(x):
         return None
-    graph, logits = trace(model, x)
+    graph, logits = trace(model, x, dtype)
+    region = Region.of(threat, x, dtype)
+    allowance = ROUNDING.get(x.dtype, 1e-5) * (1 + logits.abs().amax(1))
     none = torch.zeros(len(x), dtype=torch.bool, device=x.device)
     return Work(
         graph=graph,
-        region=Region.of(threat, x),
-        forms=margin_forms(graph, y, x),
+        region=region,
+        forms=margin_forms(graph, y, region.x),
         logits=logits,
-        margin=x.new_full((len(x),), -torch.inf),
+        margin=region.x.new_full((len(x),), -torch.inf),
         rows=torch.zeros(len(x), dtype=torch.int64, device=x.device),
-        allowance=ROUNDING.get(x.dtype, 1e-5) * (1 + logits.abs().amax(1)),
+        allowance=allowance.to(region.x),
         hopeless=logits.argmax(1) != y,
         late=none,
-        deadline=torch.inf if timeout is None else began + timeout,
+        deadline=deadline,
         began=began,
     )
+
+
+def check_limit(name: str, value: int | None) -> None:
+    """Refuse a budget that is neither None nor 1 or more.
+
+    Raises:
+        InvalidValue: naming it.
+    """
+    if value is not None and value < 1:
+        raise InvalidValue(f"{name}={value} was given", "an integer >= 1, or None, is allowed", "Leave it out.")
 
 
 def empty(x: Tensor) -> Certificate:

@@ -9,10 +9,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from robustscope.certify.cards import certify
+from robustscope.certify.cards import CertifierCard, certify
+from robustscope.core.draws import Draws
 from robustscope.core.errors import InvalidValue
 from robustscope.core.types import Norm, ThreatModel
 from robustscope.models.classifier import Classifier
+from robustscope.models.doors import check_draws
 
 
 @dataclass(frozen=True)
@@ -21,7 +23,8 @@ class CertifiedRadius:
 
     Args:
         radius: float64 (B,), the largest radius that was verified; 0 where none was, also for misclassified samples.
-        lower_margin: (B,), the certificate's margin at that radius; at radius 0, the clean margin.
+        lower_margin: (B,), the certificate's margin at that radius; at radius 0, the clean margin. Where the method tells the
+            radius itself: the margin at radius 0.
         refused: float64 (B,), the smallest radius that was tried and not verified; ``inf`` where all were.
         tried: int64 (B,), radii that were tried.
         forward: int64 (B,), rows that each sample sent forward through the model.
@@ -39,7 +42,7 @@ class CertifiedRadius:
 
 
 def certified_radius(
-    name: str,
+    name: str | CertifierCard,
     model: Classifier,
     x: Tensor,
     y: Tensor,
@@ -47,13 +50,16 @@ def certified_radius(
     *,
     largest: float,
     halvings: int = 8,
+    draws: Draws | None = None,
+    seed: int = 0,
     **parameters: Any,
 ) -> CertifiedRadius:
     """Search the largest radius up to ``largest`` at which each sample is verified.
 
     The first radius tried is ``largest``; samples verified there are done. The others halve the interval between the
     largest radius verified so far and the smallest refused, ``halvings`` times. A certificate at a radius holds for all
-    smaller ones, so every answer is sound, also where a certifier happens not to be monotone.
+    smaller ones, so every answer is sound, also where a certifier happens not to be monotone. A method that tells the
+    radius itself, as smoothing does, is asked once.
 
     Args:
         name: of the certifier.
@@ -63,6 +69,7 @@ def certified_radius(
         norm: of the ball.
         largest: radius at which the search begins, > 0.
         halvings: >= 1; the radius found is within ``largest`` / 2^halvings of the largest that can be verified.
+        draws, seed: as in :func:`certify`.
         parameters: hyper-parameters of the certifier.
 
     Raises:
@@ -82,7 +89,8 @@ def certified_radius(
             "Begin e.g. at 0.1 for linf in [0, 1].",
         )
     began = time.perf_counter()
-    clean = certify(name, model, x, y, ThreatModel(norm, 0.0, model.bounds), **parameters)
+    draws = check_draws(draws, seed, x, "radius")
+    clean = certify(name, model, x, y, ThreatModel(norm, 0.0, model.bounds), draws=draws, **parameters)
     found = CertifiedRadius(
         radius=torch.zeros(len(x), dtype=torch.float64, device=x.device),
         lower_margin=clean.lower_margin.clone(),
@@ -94,13 +102,19 @@ def certified_radius(
     )
     found.refused[~clean.verified] = 0.0
     active = clean.verified.nonzero()[:, 0]
+    if clean.radius is not None:
+        found.radius[active] = clean.radius[active].clamp(max=largest)
+        less = active[clean.radius[active] < largest]
+        found.refused[less] = clean.radius[less]
+        active = active[:0]
     for step in range(halvings + 1):
         if not len(active):
             break
         at = (found.radius[active] + found.refused[active].clamp(max=largest)) / 2 if step else largest
         radii = torch.as_tensor(at, dtype=torch.float64).expand(len(active))
         threat = ThreatModel(norm, tuple(radii.tolist()), model.bounds)
-        active = _try(found, certify(name, model, x[active], y[active], threat, **parameters), active, radii, largest)
+        proof = certify(name, model, x[active], y[active], threat, draws=draws.select(active), **parameters)
+        active = _try(found, proof, active, radii, largest)
     return replace(found, seconds=time.perf_counter() - began)
 
 

@@ -36,13 +36,14 @@ class Region:
     upper: Tensor
 
     @classmethod
-    def of(cls, threat: ThreatModel, x: Tensor) -> Region:
-        """Return the region of a threat model around ``x`` (B, *S).
+    def of(cls, threat: ThreatModel, x: Tensor, dtype: torch.dtype | None = None) -> Region:
+        """Return the region of a threat model around ``x`` (B, *S), in its dtype or another, which must be wider.
 
         The radius is widened by what :func:`robustscope.geometry.balls.contains` forgives, so that whatever counts as
         an example of the threat model lies inside.
         """
-        radius = threat.radius(x) + balls.slack(threat, x)
+        radius = threat.radius(x).to(dtype or x.dtype) + balls.slack(threat, x)
+        x = x.to(radius)
         reach = radius.view(-1, *([1] * (x.dim() - 1)))
         low, high = threat.bounds
         return cls(threat.norm, x, radius, (x - reach).clamp(min=low), (x + reach).clamp(max=high))

@@ -224,7 +224,12 @@ class Certificate:
         forward: int64 (B,), rows that each sample sent forward through the model.
         rows: int64 (B,), linear forms or error terms that were carried through the network for each sample.
         seconds: of the whole call.
-        confidence: probability with which all of it holds; 1 for a proof, less for randomised smoothing.
+        confidence: probability with which the statement about a sample holds, for each by itself; 1 for a proof, less for
+            randomised smoothing.
+        radius: float64 (B,), the radius up to which the method finds each sample robust, where one call tells; None
+            where only the radius of the threat model was looked at. 0 where there is none.
+        x_adv: (B, *S), inputs of the threat set that the method found adversarial on its way, the input itself where it
+            found none; None for methods that look for none. ``attacks.verify`` judges them as those of an attack.
     """
 
     lower_margin: Tensor
@@ -233,6 +238,8 @@ class Certificate:
     rows: Tensor
     seconds: float
     confidence: float = 1.0
+    radius: Tensor | None = None
+    x_adv: Tensor | None = None
 
     @property
     def verified(self) -> Tensor:

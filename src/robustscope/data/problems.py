@@ -258,6 +258,22 @@ def normalised_cnn(dtype: torch.dtype = torch.float32, n: int = 8, seed: int = 0
     return _labelled(module.to(dtype), _samples(seed, n, 2, 6, 6).to(dtype))
 
 
+def small_relu(dtype: torch.dtype = torch.float32, n: int = 8, seed: int = 0) -> Problem:
+    """A network of 14 ReLUs, four classes, inputs (2, 6, 6): small enough for methods that look at every sign."""
+    head = _layer(nn.Linear, 6, 4)
+    module = nn.Sequential(
+        _layer(nn.Conv2d, 2, 2, 3, stride=3),
+        nn.ReLU(),
+        nn.Flatten(),
+        _layer(nn.Linear, 8, 6),
+        nn.ReLU(),
+        head,
+    ).to(torch.float64)
+    _fill(module, seed, "small")
+    _balance(head, module, torch.full((1, 2, 6, 6), 0.5, dtype=torch.float64))
+    return _labelled(module.to(dtype), _samples(seed, n, 2, 6, 6).to(dtype))
+
+
 class Staircase(nn.Module):
     """A linear model of inputs rounded to quarters: its outputs change, its gradients are zero everywhere."""
 

@@ -7,11 +7,11 @@ from typing import Any
 from torch import Tensor
 
 from robustscope.core.draws import Draws
-from robustscope.core.errors import InvalidType, InvalidValue
-from robustscope.core.threats import parse_threat
+from robustscope.core.errors import InvalidValue
 from robustscope.core.types import Estimate, ThreatModel
 from robustscope.estimates.cards import ESTIMATES, EstimateCard
 from robustscope.models.classifier import Classifier
+from robustscope.models.doors import check_draws, check_samples, check_subject
 
 
 def estimate(
@@ -54,56 +54,13 @@ def estimate(
         torch.Size([5])
     """
     card = name if isinstance(name, EstimateCard) else ESTIMATES[name]
-    if not isinstance(model, Classifier):
-        raise InvalidType(
-            f"model of type {type(model).__name__} was given",
-            "a Classifier is allowed",
-            "Wrap the network: Classifier(module.eval()).",
-        )
-    parsed = parse_threat(threat, model.bounds) if isinstance(threat, str) else threat
-    if not isinstance(parsed, ThreatModel):
-        raise InvalidType(
-            f"threat of type {type(parsed).__name__} was given",
-            "the ball of a norm is allowed",
-            "Write e.g. 'l2:2' or ThreatModel('l2', 2.0).",
-        )
-    if parsed.bounds != model.bounds:
-        raise InvalidValue(
-            f"the threat model has bounds {tuple(parsed.bounds)} and the classifier {tuple(model.bounds)}",
-            "equal bounds are allowed",
-            "Build both with the valid range of the inputs.",
-        )
+    parsed = check_subject(model, threat)
     card.check(parsed, targets)
     resolved = card.resolve(parameters)
-    model.check_inputs(x, y)
-    parsed.radius(x)
-    _check_classes(model, x, y, targets)
-    draws = (draws or Draws(seed, tuple(range(len(x))))).within(card.name)
-    if len(draws.ids) != len(x):
+    check_samples(model, x, y, parsed, targets)
+    if targets is not None and bool((targets == y).any()):
         raise InvalidValue(
-            f"draws of {len(draws.ids)} samples were given for {len(x)} inputs",
-            "one sample id for each input is allowed",
-            "Select the draws of these samples: draws.select(rows).",
+            "targets that equal the true class were given", "other classes are allowed", "Choose another target."
         )
+    draws = check_draws(draws, seed, x, card.name)
     return card.function(model, x, y, parsed, draws=draws, targets=targets, **resolved)
-
-
-def _check_classes(model: Classifier, x: Tensor, y: Tensor, targets: Tensor | None) -> None:
-    """Refuse labels and targets that are no classes of the model, and targets that are the true class."""
-    if targets is not None:
-        model.check_inputs(x, targets)
-        if (targets == y).any():
-            raise InvalidValue(
-                "targets that equal the true class were given", "other classes are allowed", "Choose another target."
-            )
-    if not len(x):
-        return
-    known = model.classes(x)
-    for name, classes in (("labels", y), *((("targets", targets),) if targets is not None else ())):
-        low, high = int(classes.min()), int(classes.max())
-        if low < 0 or high >= known:
-            raise InvalidValue(
-                f"{name} from {low} to {high} were given",
-                f"0 to {known - 1} are allowed for a model of {known} classes",
-                "Number the classes from 0 in the model's order.",
-            )

@@ -41,7 +41,10 @@ def distance(norm: Norm | Threat, x: Tensor, x_adv: Tensor, parameters: Tensor |
     if isinstance(norm, ThreatModel):
         norm = norm.norm
     assert isinstance(norm, str)  # other threat sets have functions of their own
-    return length(cast(Norm, norm), x_adv.double() - x.double())
+    delta = x_adv.double()
+    if delta is x_adv:
+        return length(cast(Norm, norm), x_adv - x)
+    return length(cast(Norm, norm), delta.sub_(x))  # in float64, as both are rounded to it without loss
 
 
 def length(norm: Norm, delta: Tensor) -> Tensor:
@@ -77,6 +80,8 @@ def contains(threat: Threat, x: Tensor, x_adv: Tensor, parameters: Tensor | None
     lower, upper = threat.bounds
     flat = x_adv.flatten(1)
     inside = ((flat >= lower) & (flat <= upper)).all(1)
+    if threat.epsilon == math.inf:
+        return inside
     return inside & (distance(threat.norm, x, x_adv) <= threat.radius(x).double() + slack(threat, x))
 
 

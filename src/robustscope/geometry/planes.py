@@ -5,11 +5,16 @@ A linearised decision boundary is such a plane; DeepFool and FAB step to it at e
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
 from torch import Tensor
 
 from robustscope.core.types import Bounds, Norm
 from robustscope.geometry.balls import length
+
+MOST_GAIN = 4.0
+"""Largest gain that :func:`reach` passes on: where all values are at their bounds no gain is enough."""
 
 
 def shortest_step(norm: Norm, bounds: Bounds, x: Tensor, normal: Tensor, gain: Tensor) -> Tensor:
@@ -118,7 +123,13 @@ def to_plane(norm: Norm, bounds: Bounds, x: Tensor, normal: Tensor, value: Tenso
 
 
 def nearest(
-    norm: Norm, bounds: Bounds, x: Tensor, normals: Tensor, gains: Tensor, sides: Tensor | None = None
+    norm: Norm,
+    bounds: Bounds,
+    x: Tensor,
+    normals: Tensor,
+    gains: Tensor,
+    sides: Tensor | None = None,
+    slope: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Return which of several planes is nearest to each sample inside the bounds, (B,), and the step to it, (B, *S).
 
@@ -133,9 +144,9 @@ def nearest(
         normals: (B, C, *S), directions of gain, C >= 1.
         gains: (B, C), >= 0, what is to be gained.
         sides: (B, C), factors +1 or -1 of the normals; None stands for ones.
+        slope: (B, C), what :func:`slopes` returns for them, where it is known already.
     """
-    dual = {"linf": 1, "l2": 2, "l1": torch.inf}[norm]
-    slope = torch.linalg.vector_norm(normals.flatten(2), dual, dim=2)
+    slope = slopes(norm, normals) if slope is None else slope
     finfo = torch.finfo(slope.dtype)
     # Where squares may have underflowed nothing is known of the distance.
     bound = torch.where(slope > 1e3 * finfo.tiny**0.5, gains / slope, torch.zeros_like(slope))
@@ -161,59 +172,131 @@ def nearest(
     return choice, steps
 
 
+def slopes(norm: Norm, normals: Tensor) -> Tensor:
+    """Return how much each plane gains for a step of length 1, the dual norm of its normal: (B, C) of (B, C, *S)."""
+    flat = normals.flatten(2)
+    if norm == "l2":
+        return torch.linalg.vector_norm(flat, dim=2)
+    # One class after the other: what is in the cache for the absolute values is there for their sum.
+    sizes = (plane.abs() for plane in flat.unbind(1))
+    return torch.stack([size.sum(1) if norm == "linf" else size.amax(1) for size in sizes], 1)
+
+
 def stretch(bounds: Bounds, x: Tensor, delta: Tensor, length: Tensor) -> Tensor:
     """Return the points of :func:`reach`."""
-    return reach(bounds, x, delta, length)[0]
+    return reach(bounds, x, delta, length).point
 
 
-def reach(bounds: Bounds, x: Tensor, delta: Tensor, length: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+class Reached(NamedTuple):
+    """Where :func:`reach` came.
+
+    Args:
+        point: (B, *S), the points.
+        way: (B, *S), from ``x`` to them.
+        size: (B,), l2 length of the way.
+        gain: (B,), >= 1, how much more than without bounds directions like these must be lengthened.
+    """
+
+    point: Tensor
+    way: Tensor
+    size: Tensor
+    gain: Tensor
+
+
+def reach(
+    bounds: Bounds,
+    x: Tensor,
+    delta: Tensor,
+    length: Tensor,
+    gain: Tensor | None = None,
+    tolerance: float = 0.0,
+    shorten_only: bool = False,
+) -> Reached:
     """Return clip(x + s * delta) with the s that makes it ``length`` (B,) away from ``x`` in l2, or the most that fits.
 
     The squared length is concave and piecewise linear in s squared, so Newton's iteration meets it without a sort; it ends
-    for a sample when the length is met but for rounding, or every value is at its bound.
+    for a sample when the length is met, or every value is at its bound.
 
     Args:
         bounds: valid range of every input value.
         x: (B, *S), inside the bounds.
         delta: (B, *S), directions; a zero direction gives ``x``.
         length: (B,).
-
-    Returns:
-        The points (B, *S), the way from ``x`` to them (B, *S), and its length (B,): who walks on needs all three.
+        gain: (B,), the gains of an earlier call for directions like these, to begin from; from 1 if None.
+        tolerance: share of the length by which a sample may miss it, from either side; rounding in any case.
+        shorten_only: leave s at 1 or below. Then this is the projection of x + delta on ball and bounds together.
     """
     flat, start = delta.flatten(1), x.flatten(1)
     if flat.shape[1] == 0 or not len(x):
-        return x.clone(), torch.zeros_like(x), length.new_zeros(len(x))
+        return Reached(x.clone(), torch.zeros_like(x), length.new_zeros(len(x)), torch.ones_like(length))
     finfo = torch.finfo(flat.dtype)
     full = torch.linalg.vector_norm(flat, dim=1)
-    tiny = full < finfo.tiny**0.25
-    if tiny.any():  # squares of tiny values underflow: scaled by the largest, they do not
-        largest = flat.abs().amax(1).clamp_(min=finfo.tiny)
-        flat = flat / torch.where(tiny, largest, torch.ones_like(largest))[:, None]
-        full = torch.linalg.vector_norm(flat, dim=1)
-    scale = (length / full.clamp(min=finfo.tiny)).clamp_(max=finfo.max**0.25)
-    ahead = torch.addcmul(start, flat, scale[:, None])
-    point = ahead.clamp(*bounds)
-    way = point - start
+    most: Tensor | float = 1.0 if shorten_only else finfo.max**0.25
+    if full.amin().item() < finfo.tiny**0.25:  # squares of tiny values underflow: scaled by the largest, they do not
+        tiny = full < finfo.tiny**0.25
+        largest = torch.where(tiny, flat.abs().amax(1).clamp_(min=finfo.tiny), torch.ones_like(full))
+        flat, most = flat / largest[:, None], most * largest if shorten_only else most
+        full = torch.linalg.vector_norm(flat, dim=1).clamp_(min=finfo.tiny)
+    # Without bounds this is s, inside them it is the least that s can be.
+    least = (length / full).clamp_(max=most)
+    scale = least.clone() if gain is None else (least * gain).clamp_(max=most)
+    state = _State(flat, start, length, least, scale, torch.zeros_like(full) + most)
+    point, way, size = _met(bounds, state, max(tolerance, 8 * finfo.eps))
+    met = size / length  # NaN for a length of 0
+    # Where the length was missed a little, the next call begins from what would have met it.
+    gain = (scale / (least * met)).nan_to_num_(1.0, 1.0, 1.0).clamp_(1, MOST_GAIN)
+    return Reached(point.view_as(x), way.view_as(x), size, gain)
+
+
+class _State(NamedTuple):
+    """What :func:`_newton` starts from: directions, centres (B, d), lengths wanted, and scales (B,)."""
+
+    flat: Tensor
+    start: Tensor
+    length: Tensor
+    least: Tensor
+    scale: Tensor
+    most: Tensor
+
+
+def _met(bounds: Bounds, state: _State, near: float) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the points that meet the lengths but for a share of ``near``, the ways to them and their lengths."""
+    # Operations in place touch two tensors instead of three: a third of the time where three do not fit the cache.
+    point = torch.mul(state.flat, state.scale[:, None]).add_(state.start).clamp_(*bounds)
+    way = point.clone().sub_(state.start)
     size = torch.linalg.vector_norm(way, dim=1)
-    enough = length * (1 - 8 * finfo.eps)
-    rows = (size < enough).nonzero()[:, 0]
-    at, side = ahead[rows], point[rows]
-    for _ in range(flat.shape[1]):
+    low, high = (bound.item() for bound in (size / state.length).aminmax())
+    if not (1 - near <= low and high <= 1 + near):
+        _newton(bounds, state, near, point, way, size)
+    return point, way, size
+
+
+def _newton(bounds: Bounds, state: _State, near: float, point: Tensor, way: Tensor, size: Tensor) -> None:
+    """Correct ``state.scale``, and with it ``point``, ``way`` and ``size``, until each length is met or out of reach.
+
+    From above one step leads below, since the squared length is concave; from below they stay below.
+    """
+    flat, start, length, least, scale, most = state
+    tiny = torch.finfo(flat.dtype).tiny
+    low, high = length * (1 - near), length * (1 + near)
+    rows = (((size < low) & (scale < most)) | (size > high)).nonzero()[:, 0]
+    base, direction = start.index_select(0, rows), flat.index_select(0, rows)
+    for _ in range(2 * flat.shape[1]):
         if not len(rows):
             break
-        base, direction, wanted, far = start[rows], flat[rows], length[rows], size[rows]
-        free = torch.linalg.vector_norm(torch.eq(at, side, out=at).mul_(direction), dim=1)
-        missing = (wanted - far) * (wanted + far) / free.square().clamp(min=finfo.tiny)
-        scale[rows] = (scale[rows].square() + missing).sqrt().clamp_(max=finfo.max**0.25)
-        at = torch.addcmul(base, direction, scale[rows][:, None])
-        side = at.clamp(*bounds)
+        ahead = torch.mul(direction, scale[rows][:, None]).add_(base)
+        free = torch.linalg.vector_norm(torch.eq(ahead, ahead.clamp(*bounds)) * direction, dim=1)
+        missing = (length[rows] - size[rows]) * (length[rows] + size[rows]) / free.square().clamp(min=tiny)
+        scale[rows] = (scale[rows].square() + missing).clamp_(min=0).sqrt().clamp_(min=least[rows], max=most[rows])
+        side = torch.mul(direction, scale[rows][:, None]).add_(base).clamp_(*bounds)
         moved = side - base
         far = torch.linalg.vector_norm(moved, dim=1)
-        point[rows], way[rows], size[rows] = side, moved, far
-        keep = ((far < enough[rows]) & (free > 0)).nonzero()[:, 0]
-        rows, at, side = rows[keep], at[keep], side[keep]
-    return point.view_as(x), way.view_as(x), size
+        point.index_copy_(0, rows, side)
+        way.index_copy_(0, rows, moved)
+        size[rows] = far
+        short = (far < low[rows]) & (free > 0) & (scale[rows] < most[rows])
+        keep = (short | (far > high[rows])).nonzero()[:, 0]
+        rows, base, direction = rows[keep], base.index_select(0, keep), direction.index_select(0, keep)
 
 
 def furthest_corner(norm: Norm, bounds: Bounds, x: Tensor) -> Tensor:

@@ -213,9 +213,21 @@ class BlackBox(nn.Module):
         return F.one_hot(answer.long(), self.num_classes).to(x.dtype)
 
 
+def parts_of(module: nn.Module) -> list[nn.Module]:
+    """Return a network and all modules inside it, a shared one as often as it is held.
+
+    ``module.modules()`` also makes up names and weeds out repeats, which takes five times as long: too long for
+    something that is asked at every step of an attack.
+    """
+    found = [module]
+    for part in found:  # grows while it is walked
+        found.extend(inner for inner in part._modules.values() if inner is not None)
+    return found
+
+
 def access_of(module: nn.Module) -> Access:
     """Return the most that may be asked of a network; black boxes anywhere inside it limit what it can give."""
-    boxes = [part for part in module.modules() if isinstance(part, BlackBox)]
+    boxes = [part for part in parts_of(module) if isinstance(part, BlackBox)]
     if any(box.answers == "labels" for box in boxes):
         return "decisions"
     return "scores" if boxes else "gradients"

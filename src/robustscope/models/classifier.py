@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from robustscope.core.errors import InvalidType, InvalidValue, ModelError, QueryLimitReached, RobustscopeError
 from robustscope.core.types import Bounds, Ledger
 from robustscope.models.batches import Batches, out_of_memory
-from robustscope.models.blackbox import Access, BlackBox, access_of, require_gradients
+from robustscope.models.blackbox import Access, BlackBox, access_of, parts_of, require_gradients
 from robustscope.models.outputs import all_finite, looks_like_probabilities
 
 Scores = Callable[[Tensor, Tensor], Tensor]
@@ -112,7 +112,7 @@ class Classifier:
             )
 
     def _check_mode(self) -> None:
-        if self.module.training or any(module.training for module in self.module.modules()):
+        if any(part.training for part in parts_of(self.module)):
             name = next(name or "the model" for name, module in self.module.named_modules() if module.training)
             raise InvalidValue(
                 f"the model is in training mode ({name})",
@@ -226,8 +226,10 @@ class Classifier:
 
         def each(columns: Tensor, leaf: Tensor) -> Tensor:
             last = columns.shape[1] - 1
-            found = [self._backward(column, leaf, again=i < last) for i, column in enumerate(columns.unbind(1))]
-            return torch.stack(found, 1)
+            found = leaf.new_empty(len(leaf), last + 1, *leaf.shape[1:])
+            for i, column in enumerate(columns.unbind(1)):
+                found[:, i] = self._backward(column, leaf, again=i < last)
+            return found
 
         return self._differentiate(score, x, each)
 
@@ -339,7 +341,7 @@ class Classifier:
             self._check_labels(x, y)
         if not x.numel():
             return
-        if not torch.isfinite(x).all():
+        if not all_finite(x):
             raise InvalidValue(
                 "the inputs hold NaN or infinite values", "finite inputs are allowed", "Clean the data first."
             )

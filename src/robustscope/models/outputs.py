@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -12,7 +14,7 @@ def all_finite(values: Tensor) -> bool:
     NaN and infinity survive every sum, so a finite sum settles it in one pass, twenty times as fast as asking value by
     value; only where the sum is not finite (which large finite values can bring about too) is each value asked.
     """
-    return bool(torch.isfinite(values.sum())) or bool(torch.isfinite(values).all())
+    return math.isfinite(values.sum().item()) or bool(torch.isfinite(values).all())
 
 
 def looks_like_probabilities(outputs: Tensor) -> bool:

@@ -9,6 +9,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from robustscope.analyses.clever_fit import fit_picture
 from robustscope.reports.figures import GRID, INK, SERIES, drawing, make_axes, to_svg
 
 Row = Mapping[str, Any]
@@ -53,7 +54,8 @@ def bracket_figure(rows: Sequence[Row], epsilon: float, largest: float, name: st
 
 def chosen_fits(rows: Sequence[Row]) -> list[Row]:
     """Return the samples whose fits are shown: those that fit worst, then those that fit best."""
-    fitted = [r for r in rows if r["fit"] and r["fit"]["shape"] is not None and r["fit"]["p_value"] is not None]
+    known = [r for r in rows if r["fit"] and r["fit"]["p_value"] is not None]
+    fitted = [r for r in known if not fit_picture(r["fit"]).gap]
     ranked = sorted(fitted, key=lambda r: r["fit"]["p_value"])
     if len(ranked) <= MOST_FITS:
         return ranked
@@ -73,35 +75,22 @@ def fit_figure(rows: Sequence[Row], name: str) -> str:
         figure = Figure(figsize=(2.9 * columns, 2.0 * lines + 0.2), layout="constrained")
         for place, row in enumerate(rows):
             axes = make_axes(0, 0, figure=figure, spot=(lines, columns, place + 1))[1]
-            fit = row["fit"]
-            maxima = np.asarray(fit["maxima"], dtype=float)
-            axes.hist(maxima, bins="auto", density=True, color=OPEN, alpha=0.35, lw=0)
-            right = fit["location"]
-            low = min(maxima.min(), right) - 0.15 * (np.ptp(maxima) or abs(right) or 1.0)
-            high = max(maxima.max(), min(right, maxima.max() + 2 * np.ptp(maxima)))
-            grid = np.linspace(low, high, 200)
-            axes.plot(grid, density(grid, right, fit["scale"], fit["shape"]), color=SERIES[0], lw=1.6)
-            if right <= high:
-                axes.axvline(right, color=WRONG, lw=1.2, ls=(0, (4, 3)))
-            axes.set_title(f"sample {row['sample']}, KS p = {fit['p_value']:.2g}", fontsize=9, color=INK, loc="left")
+            fit = fit_picture(row["fit"])
+            axes.stairs(fit.heights, fit.edges, color=OPEN, alpha=0.35, fill=True, lw=0)
+            axes.plot(fit.grid, fit.density, color=SERIES[0], lw=1.6)
+            least, most, end = fit.values[0], fit.values[-1], fit.grid[-1]  # the grid ends at the location
+            seen = most - least
+            near = end <= most + 2 * seen  # a line far away would press the histogram flat
+            axes.set_xlim(least - 0.15 * seen, (end if near else most) + 0.15 * seen)
+            if near:
+                axes.axvline(end, color=WRONG, lw=1.2, ls=(0, (4, 3)))
+            axes.set_title(
+                f"sample {row['sample']}, KS p = {row['fit']['p_value']:.2g}", fontsize=9, color=INK, loc="left"
+            )
             axes.set_yticks([])
             axes.spines["bottom"].set_color(GRID)
             axes.xaxis.set_major_locator(MaxNLocator(4))
         return to_svg(figure, name, "Largest gradient lengths and the fitted distributions")
-
-
-def density(at: np.ndarray, location: float, scale: float, shape: float) -> np.ndarray:
-    """Return the density of the reverse Weibull distribution: c/b u^(c-1) exp(-u^c), u = (a - t)/b, for t < a.
-
-    Example:
-        >>> density(np.array([0.0, 2.0]), 1.0, 1.0, 1.0).round(4).tolist()
-        [0.3679, 0.0]
-    """
-    u = np.clip((location - at) / scale, 0.0, None)
-    inside = at < location
-    with np.errstate(divide="ignore", over="ignore"):
-        value = shape / scale * np.power(u, shape - 1, where=inside, out=np.zeros_like(u)) * np.exp(-np.power(u, shape))
-    return np.where(inside, value, 0.0)
 
 
 def bracket_figures(summary: Mapping[str, Any]) -> list[dict[str, Any]]:

@@ -61,7 +61,7 @@ def _top(summary: Mapping[str, Any]) -> Iterator[str]:
             for place, t in enumerate(summary["threats"])
             for head in (
                 f"Robust accuracy, {safe(t['name'])}",
-                *(f"Certified, {safe(c['method'])}" for c in summary["models"][0]["threats"][place]["certified"]),
+                *(f"Certified, {safe(c['name'])}" for c in summary["models"][0]["threats"][place]["certified"]),
             )
         ),
         "Rows/sample, fwd / bwd",

@@ -76,6 +76,7 @@ def certified_of(tables: Mapping[str, Rows], model: str, threat: Mapping[str, An
         if (row["model"], row["norm"], row["epsilon"]) == (model, threat["norm"], threat["epsilon"]):
             rate = {key: row[key] for key in ("low", "high", "n", "k", "reason")}
             facts = {key: row[key] for key in ("method", "sound", "timeouts", "undecided")}
+            facts["name"] = row["method"] + ("" if row["sound"] == "deterministic" else " (the vote under noise)")
             found.append({**rate, **facts, "value": row["accuracy"], "sentence": _certified_sentence(row)})
     return found
 
@@ -84,9 +85,10 @@ def _certified_sentence(row: Mapping[str, Any]) -> str:
     if row["accuracy"] is None:
         return f"Certified accuracy by {row['method']} is withheld: {plain(row['reason'])}"
     text = f"{percent(row['accuracy'])} ({interval(row['low'], row['high'])}) are certified by {row['method']}"
-    if row["sound"] != "deterministic":
-        text += ", for the smoothed classifier and with its confidence"
-    text += f"; {row['undecided']:,} samples are neither certified nor broken"
+    if row["sound"] == "deterministic":
+        text += f"; {row['undecided']:,} samples are neither certified nor broken"
+    else:
+        text += ", each with its confidence, of another classifier: the vote of this one under noise. Of this one it proves nothing"
     return text + (f", {row['timeouts']:,} ran out of time" if row["timeouts"] else "")
 
 

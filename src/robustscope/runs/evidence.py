@@ -14,6 +14,7 @@ from torch import Tensor
 
 from robustscope.attacks.verify import TIE, round_to_8_bits
 from robustscope.certify.cards import certify
+from robustscope.core.draws import Draws
 from robustscope.core.errors import CorruptRun
 from robustscope.core.threats import RotationTranslation, make_threat
 from robustscope.core.types import ThreatModel
@@ -162,7 +163,9 @@ class _Checker:
                 continue
             pick = [self.place[sample] for sample in claimed["sample"]]
             threat = ThreatModel(measure["norm"], measure["epsilon"], self.model.bounds)
-            proof = certify(measure["method"], self.model, self.x[pick], self.y[pick], threat, **measure["parameters"])
+            draws = Draws(plan["seed"], tuple(claimed["sample"].tolist()))
+            given = measure["method"], self.model, self.x[pick], self.y[pick], threat
+            proof = certify(*given, draws=draws, **measure["parameters"])
             for sample, status in zip(claimed["sample"], proof.status, strict=True):
                 self.certificates += status == "verified"
                 if status != "verified":

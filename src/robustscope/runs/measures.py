@@ -90,6 +90,7 @@ class _Entry:
         chosen = sorted(shuffled(self.ids, self.settings.seed, "bracket")[:count])
         found = []
         if self.settings.certifier:
+            _about_itself(parse_attack(self.settings.certifier)[0])
             found.append(self._measure("radius", self.settings.certifier, wide))
         if self.settings.estimator:
             found.append(self._measure("estimate", self.settings.estimator, wide))
@@ -157,6 +158,16 @@ class _Entry:
             shards.append({"index": len(shards), "model": self.name, "ids": list(ids[start : start + size]), **what})
 
 
+def _about_itself(name: str) -> None:
+    """Refuse a certifier whose certificates are about another classifier: its radius bounds nothing that attacks reach."""
+    if CERTIFIERS[name].subject is not None:
+        raise InvalidValue(
+            f"a bracket with the certifier {name!r} was asked for",
+            "a certifier whose certificates are about the model itself is allowed",
+            f"Use crown for the bracket; evaluate the classifier that {name} certifies with certify.certified_model.",
+        )
+
+
 def untrusted(model: Classifier, threat: Threat) -> str:
     """Return why probes cannot say whether a robust accuracy can be trusted; empty if they can."""
     if not isinstance(threat, ThreatModel) or threat.norm not in PROBED:
@@ -185,10 +196,10 @@ def rehearse(plan: Plan, models: Mapping[str, Classifier], data: Dataset, device
     """
     tried = set()
     for measure in plan.get("measures", ()):
-        key = (measure["kind"], measure["model"], measure["method"])
-        if measure["kind"] not in PROOFS or key[1:] in tried:
+        key = measure["model"], measure["method"]
+        if measure["kind"] not in PROOFS or key in tried or not CERTIFIERS[measure["method"]].layers:
             continue
-        tried.add(key[1:])
+        tried.add(key)
         model = models[measure["model"]]
         first = next(shard for shard in plan["shards"] if shard["model"] == measure["model"])["ids"][:1]
         y = torch.as_tensor(data.labels[first], device=device)
@@ -201,13 +212,13 @@ def forecast_measures(plan: Mapping[str, Any]) -> tuple[int, int]:
     """Return the most rows forward and backward that the measures of a plan take; of certificates the clean passes."""
     forward = backward = 0
     for measure in plan.get("measures", ()):
-        most = (1, 0)
-        if measure["kind"] == "radius":
-            most = (2 + HALVINGS, 0)
+        if measure["kind"] in PROOFS:
+            tries = 1 if measure["kind"] == "certificate" else 2 + HALVINGS
+            most = 1 + tries * CERTIFIERS[measure["method"]].cost(measure["parameters"]), 0
         elif measure["kind"] == "estimate":
             classes = next(model["num_classes"] for model in plan["models"] if model["name"] == measure["model"])
             most = ESTIMATES[measure["method"]].cost(measure["parameters"], classes)
-        elif measure["kind"] == "trust":
+        else:
             rows = trust.expected_rows(*filter(None, (measure["parameters"]["white"],)))
             parts = [cost for name, cost in rows.items() if name != "evaluation"]
             most = sum(cost[0] for cost in parts), sum(cost[1] for cost in parts)

@@ -71,10 +71,11 @@ def measure_shard(
     frames, verdicts = [], []
     for index in shard["measures"]:
         measure = plan["measures"][index]
-        rows = correct.nonzero()[:, 0]
+        asked = correct if measure["sound"] != "probabilistic" else torch.ones_like(correct)
+        rows = asked.nonzero()[:, 0]
         draws = Draws(plan["seed"], tuple(ids)).select(rows)
         task = _Task(run, plan, measure, model, x[rows], y[rows], draws)
-        columns = _empty(ids, y, correct)
+        columns = _empty(ids, y, correct, asked)
         columns["shard"], columns["measure"] = shard["index"], index
         try:
             found = KINDS[measure["kind"]](task) if len(rows) else {}
@@ -90,14 +91,17 @@ def measure_shard(
     return pd.concat(frames, ignore_index=True), verdicts
 
 
-def _empty(ids: list[int], y: Tensor, correct: Tensor) -> dict[str, Any]:
-    """Return the columns of a measure that looked at nothing: what is misclassified stays so."""
+def _empty(ids: list[int], y: Tensor, correct: Tensor, asked: Tensor) -> dict[str, Any]:
+    """Return the columns of a measure that looked at nothing: what is misclassified is skipped.
+
+    Certificates that are not proofs are about another classifier, which may be right where this one is not.
+    """
     n, right = len(ids), correct.cpu().numpy()
     return {
         "sample": np.asarray(ids, dtype=np.int64),
         "y": y.cpu().numpy(),
         "status": np.full(n, "skipped", dtype=object),
-        "note": np.where(right, "", "misclassified").astype(object),
+        "note": np.where(asked.cpu().numpy(), "", "misclassified").astype(object),
         "clean_correct": right,
         "holds": np.full(n, None, dtype=object),
         "value": np.full(n, np.nan),
@@ -109,7 +113,8 @@ def _empty(ids: list[int], y: Tensor, correct: Tensor) -> dict[str, Any]:
 
 def _certificate(task: _Task) -> dict[str, Any]:
     """Certify at the radius."""
-    proof = certify(task.measure["method"], task.model, task.x, task.y, task.threat, **task.measure["parameters"])
+    name, parameters = task.measure["method"], task.measure["parameters"]
+    proof = certify(name, task.model, task.x, task.y, task.threat, draws=task.draws, **parameters)
     late = np.asarray([status == "timeout" for status in proof.status])
     return {
         "status": np.where(late, "timeout", "ok"),
@@ -131,6 +136,7 @@ def _radius(task: _Task) -> dict[str, Any]:
         task.measure["norm"],
         largest=task.measure["epsilon"],
         halvings=HALVINGS,
+        draws=task.draws,
         **task.measure["parameters"],
     )
     refused = [None if math.isinf(r) else r for r in found.refused.tolist()]
