@@ -288,7 +288,7 @@ def test_list_names_what_is_registered():
     code, out, _ = command("list", "--json")
     listing = json.loads(out)
     assert code == 0
-    assert set(listing) == {"attacks", "suites", "data", "models"}
+    assert set(listing) == {"attacks", "suites", "corruptions", "data", "models"}
     assert [entry["name"] for entry in listing["attacks"]] == [card.name for card in ATTACKS]
     assert all(entry["source"] and entry["summary"] for entry in listing["attacks"])
     code, out, _ = command("list", "suites")

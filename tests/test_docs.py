@@ -20,6 +20,7 @@ from robustscope.attacks import ATTACKS
 from robustscope.attacks.suites import SUITES
 from robustscope.cli import COMMANDS, main
 from robustscope.contracts import CHECKS
+from robustscope.corruptions import CORRUPTIONS
 from robustscope.data.datasets import SOURCES
 from robustscope.models.layers import build
 from robustscope.models.loading import LOADERS
@@ -121,7 +122,7 @@ def run_page(text: str, folder: Path) -> int:
 @pytest.fixture
 def restored():
     """One thread while a page runs; registries, modules and threads as they were before afterwards."""
-    registries = (ATTACKS, SOURCES, LOADERS, ANALYSES, PROBES)
+    registries = (ATTACKS, SOURCES, LOADERS, ANALYSES, PROBES, CORRUPTIONS)
     before = [{card.name for card in registry} for registry in registries]
     modules, threads = set(sys.modules), torch.get_num_threads()
     torch.set_num_threads(1)
@@ -150,6 +151,7 @@ PAGES_THAT_RUN = [
             "attack-your-own-defence",
             "trust",
             "certificates",
+            "corruptions",
             "limits",
         )
     ),

@@ -11,20 +11,23 @@ from rich.text import Text
 
 from robustscope.cli.common import Json, emit, out
 
-_SHOWN = ("name", "form", "example", "norms", "access", "attacks", "summary")
+_SHOWN = ("name", "form", "example", "norms", "access", "attacks", "family", "severities", "summary")
 
 
 def command(
-    kind: Annotated[Literal["all", "attacks", "suites", "data", "models"], Parameter(help="What to list.")] = "all",
+    kind: Annotated[
+        Literal["all", "attacks", "suites", "corruptions", "data", "models"], Parameter(help="What to list.")
+    ] = "all",
     /,
     *,
     json: Json = False,
 ) -> int:
-    """List attacks, suites, and the sources of data and models.
+    """List attacks, suites, corruptions, and the sources of data and models.
 
     The tables are short; --json also says goals, aim, version and source of every method.
     """
     from robustscope.attacks import ATTACKS
+    from robustscope.corruptions import CORRUPTIONS
     from robustscope.data.datasets import SOURCES
     from robustscope.models.loading import LOADERS
     from robustscope.runs.plan import known_suites
@@ -44,6 +47,19 @@ def command(
             for card in ATTACKS
         ],
         "suites": [{"name": name, "attacks": attacks} for name, attacks in known_suites().items()],
+        "corruptions": [
+            {
+                "name": card.name,
+                "family": card.family,
+                "severities": card.severities,
+                "constants": list(card.constants),
+                "summary": card.summary(),
+                "stochastic": card.stochastic,
+                "version": card.version,
+                "source": card.source,
+            }
+            for card in CORRUPTIONS
+        ],
         "data": [
             {"name": card.name, "example": card.example, "summary": card.summary(), "source": card.source}
             for card in SOURCES

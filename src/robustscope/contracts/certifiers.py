@@ -6,10 +6,7 @@ A check is a function of a card and a norm that raises :class:`ContractBroken`. 
 from __future__ import annotations
 
 import inspect
-import warnings
 from collections.abc import Callable, Iterable
-from contextlib import redirect_stderr, redirect_stdout
-from io import StringIO
 from typing import Any, cast
 
 import torch
@@ -18,10 +15,10 @@ from torch import Tensor
 from robustscope.attacks.compose import attack
 from robustscope.certify import CertifierCard
 from robustscope.contracts.broken import ContractBroken
-from robustscope.contracts.explained import _documented, _raised, sections
-from robustscope.contracts.manners import _descriptors
+from robustscope.contracts.explained import gaps_of
+from robustscope.contracts.manners import traces
 from robustscope.contracts.runner import CheckResult, outcome
-from robustscope.contracts.trial import MODERATE, ModelWatch, global_state, other_global_numbers, state_changes, subject
+from robustscope.contracts.trial import MODERATE, ModelWatch, subject
 from robustscope.core.draws import Draws
 from robustscope.core.errors import InvalidValue
 from robustscope.core.types import Certificate, Norm, ThreatModel
@@ -212,20 +209,9 @@ def leaves_no_trace(card: CertifierCard, norm: Norm) -> None:
     parameters[1].grad = torch.full_like(parameters[1], 0.25)
     x, y, watch = problem.x.clone(), problem.y.clone(), ModelWatch(problem.module)
     threat, model = ThreatModel(norm, MODERATE[norm] / 5), subject(problem)
-    text, raw = StringIO(), list[str]()
-    with (
-        warnings.catch_warnings(record=True) as caught,
-        _descriptors(raw),
-        redirect_stdout(text),
-        redirect_stderr(text),
-        other_global_numbers(918273645),
-    ):
-        warnings.simplefilter("always")
-        before = global_state()
-        found = _asked(card, model, problem.x, problem.y, threat, torch.arange(4))
-        changed = [*watch.changes(), *state_changes(before, global_state())]
+    found, changed = traces(lambda: _asked(card, model, problem.x, problem.y, threat, torch.arange(4)))
+    changed = [*watch.changes(), *changed]
     changed += [name for name, one, two in (("x", x, problem.x), ("y", y, problem.y)) if not torch.equal(one, two)]
-    changed += ["the terminal"] if text.getvalue() or any(raw) or caught else []
     if changed:
         raise _broken(card, f"changed {', '.join(changed[:4])}", "leaving everything as it was", "Work on copies.")
     sent = int(found.forward.sum())
@@ -263,22 +249,9 @@ def _answers_a_black_box(card: CertifierCard, norm: Norm) -> None:
 
 def explains_itself(card: CertifierCard, norm: Norm) -> None:
     """The card is complete, every parameter and every error is documented."""
-    parts = sections(card.function.__doc__ or "")
-    documented = _documented(parts.get("Args", ""))
-    gaps = [
-        f"the parameter {n!r} is not documented"
-        for n in inspect.signature(card.function).parameters
-        if n not in documented
-    ]
-    gaps += [
-        f"the docstring has no section {n!r}" for n in ("Returns", "Raises", "Source") if not parts.get(n, "").strip()
-    ]
-    gaps += [
-        f"the error {n!r} is not documented" for n in _raised(card.function) - _documented(parts.get("Raises", ""))
-    ]
     facts: dict[str, Any] = {"source": card.source, "bibtex": card.bibtex, "norms": card.norms}
     facts |= {"layers": card.layers} if card.access == "gradients" else {}
-    gaps += [f"the card has no {name}" for name, value in facts.items() if not value]
+    gaps = gaps_of(card.function, facts)
     if card.sound not in ("deterministic", "probabilistic"):
         gaps.append(f"sound={card.sound!r}")
     if card.stochastic != ("draws" in inspect.signature(card.function).parameters):

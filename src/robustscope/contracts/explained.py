@@ -6,7 +6,7 @@ import ast
 import inspect
 import re
 import textwrap
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, get_args
 
 from robustscope.attacks.cards import Access, Aim, AttackCard, Goal
@@ -119,3 +119,28 @@ def explain(card: AttackCard, norm: str, checks: Iterable[str]) -> None:
             "a complete card and a complete docstring are allowed",
             "Fill in what is missing; robustscope/attacks/fgsm.py shows the form.",
         )
+
+
+def gaps_of(function: Callable[..., Any], facts: Mapping[str, Any]) -> list[str]:
+    """Return what a function's docstring, and the facts of its card, do not say; for cards of any kind.
+
+    Args:
+        function: with a docstring in Google style.
+        facts: name -> what the card says; an empty one is a gap.
+    """
+    parts = sections(function.__doc__ or "")
+    documented, errors = _documented(parts.get("Args", "")), _documented(parts.get("Raises", ""))
+    return [
+        *(
+            f"the parameter {name!r} is not documented"
+            for name in inspect.signature(function).parameters
+            if name not in documented
+        ),
+        *(
+            f"the docstring has no section {n!r}"
+            for n in ("Returns", "Raises", "Source")
+            if not parts.get(n, "").strip()
+        ),
+        *(f"the error {name!r} is not documented" for name in sorted(_raised(function) - errors)),
+        *(f"the card has no {name}" for name, value in facts.items() if not value),
+    ]

@@ -6,9 +6,10 @@ import os
 import sys
 import tempfile
 import warnings
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from io import StringIO
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -34,6 +35,8 @@ from robustscope.contracts.trial import (
 from robustscope.core.types import Bounds
 from robustscope.data import problems
 from robustscope.models.classifier import Classifier
+
+T = TypeVar("T")
 
 
 def keeps_form(card: AttackCard, norm: str) -> None:
@@ -226,6 +229,26 @@ def _descriptors(into: list[str]) -> Generator[None]:
                 os.close(copy)
         file.seek(0)
         into.append(file.read().decode(errors="replace"))
+
+
+def traces(run: Callable[[], T]) -> tuple[T, list[str]]:
+    """Run something among unusual global numbers; return its result and the global things that it changed.
+
+    Those are the global generators, torch's switches, and the terminal if anything was printed or warned.
+    """
+    text, raw = StringIO(), list[str]()
+    with (
+        warnings.catch_warnings(record=True) as caught,
+        _descriptors(raw),
+        redirect_stdout(text),
+        redirect_stderr(text),
+        other_global_numbers(918273645),
+    ):
+        warnings.simplefilter("always")
+        before = global_state()
+        found = run()
+        changed = state_changes(before, global_state())
+    return found, [*changed, *(["the terminal"] if text.getvalue() or any(raw) or caught else [])]
 
 
 def is_silent(card: AttackCard, norm: str) -> None:

@@ -95,3 +95,24 @@ def split_names(present: set[str], asked: str, where: str) -> str | None:
         f"{', '.join('#' + name for name in sorted(present)) or 'no split'} is allowed",
         "Write one of these after the path." if present else "Leave out the split.",
     )
+
+
+def through_jpeg(pictures: np.ndarray, quality: int) -> np.ndarray:
+    """Return pictures after one way through JPEG, by Pillow with its own defaults.
+
+    Args:
+        pictures: uint8 (B, H, W, C), grey or RGB.
+        quality: of the JPEG, 1 to 95.
+
+    Returns:
+        uint8 (B, H, W, C).
+    """
+    image = pillow()
+    opened = np.empty_like(pictures)
+    for picture, target in zip(pictures, opened, strict=True):
+        grey = picture.shape[2] == 1
+        file = io.BytesIO()
+        image.fromarray(picture[:, :, 0] if grey else picture).save(file, "JPEG", quality=quality)
+        seen = np.asarray(image.open(file))
+        target[...] = seen[:, :, None] if grey else seen
+    return opened

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import io
-
-import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 
 from robustscope.core.draws import Draws
 from robustscope.core.errors import InvalidValue
 from robustscope.core.types import Bounds
+from robustscope.data.pictures import through_jpeg
 from robustscope.defenses.apply import check_pictures
 from robustscope.defenses.bit_depth import GUO
 from robustscope.defenses.cards import register
@@ -47,16 +44,6 @@ def jpeg(x: Tensor, *, draws: Draws, bounds: Bounds, quality: int = 75) -> Tenso
     width = bounds.upper - bounds.lower
     levels = ((x.detach().double() - bounds.lower) / width * 255).round().clamp(0, 255)
     pictures = levels.to(device="cpu", dtype=torch.uint8).permute(0, 2, 3, 1).numpy()
-    opened = [_compressed(picture, quality) for picture in pictures]
-    stacked = np.stack(opened) if opened else pictures
-    values = torch.from_numpy(stacked).permute(0, 3, 1, 2).to(device=x.device, dtype=x.dtype)
+    opened = torch.from_numpy(through_jpeg(pictures, quality))
+    values = opened.permute(0, 3, 1, 2).to(device=x.device, dtype=x.dtype)
     return (values / 255 * width + bounds.lower).clamp(*bounds)
-
-
-def _compressed(picture: np.ndarray, quality: int) -> np.ndarray:
-    """Return a picture (H, W, C) of 8-bit values after one way through JPEG."""
-    grey = picture.shape[2] == 1
-    file = io.BytesIO()
-    Image.fromarray(picture[:, :, 0] if grey else picture).save(file, "JPEG", quality=quality)
-    seen = np.asarray(Image.open(file))
-    return seen[:, :, None] if grey else seen

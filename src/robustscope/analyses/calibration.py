@@ -1,0 +1,88 @@
+"""What confidences are worth on hard data: RMS calibration error, and accuracy against response rate."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from robustscope.core.errors import InvalidValue
+
+
+def rms_calibration_error(
+    confidence: np.ndarray, correct: np.ndarray, *, bin_size: int = 100, published: bool = False
+) -> float:
+    """Return the root of the mean square gap between confidence and accuracy, in bins of equally many samples.
+
+    sqrt(sum over bins of share x (mean confidence - accuracy)^2). Samples are sorted by confidence; the last bin takes
+    the rest, so that it holds ``bin_size`` to 2 ``bin_size`` - 1 samples, and fewer samples than that are one bin.
+
+    Args:
+        confidence: (n,), the probability of the predicted class.
+        correct: bool (n,).
+        bin_size: samples of a bin.
+        published: leave the last, most confident bin out, as the program published with ImageNet-A does.
+
+    Returns:
+        0 to 1; lower is better calibrated.
+
+    Raises:
+        InvalidValue: for no samples, other forms, or values outside [0, 1].
+
+    Source: Hendrycks et al. 2019, arXiv:1907.07174, Sec. 4, after Nguyen and O'Connor 2015, arXiv:1508.05154.
+
+    Departures: samples of equal confidence share their mean correctness, so that their order cannot matter. The
+    published program loses its last bin; ``published=True`` gives its number.
+    """
+    if isinstance(bin_size, bool) or not isinstance(bin_size, int) or bin_size < 1:
+        raise InvalidValue(f"bin_size={bin_size!r} was given", "an integer >= 1 is allowed", "The source uses 100.")
+    confidence, correct = _sorted(confidence, correct)
+    n, bins = len(confidence), max(1, len(confidence) // bin_size)
+    starts = np.arange(bins) * bin_size
+    counts = np.diff(np.append(starts, n))
+    gaps = np.add.reduceat(confidence - correct, starts) / counts
+    weighted = counts / n * gaps**2
+    return float(np.sqrt((weighted[:-1] if published else weighted).sum()))
+
+
+def aurra(confidence: np.ndarray, correct: np.ndarray) -> float:
+    """Return the area under the curve of accuracy against response rate.
+
+    The mean over k = 1 ... n of the accuracy on the k most confident samples: high, if those that are wrong are unsure.
+
+    Args:
+        confidence: (n,), the probability of the predicted class.
+        correct: bool (n,).
+
+    Returns:
+        0 to 1; higher is better. All orders of samples of equal confidence are averaged.
+
+    Raises:
+        InvalidValue: as :func:`rms_calibration_error`.
+
+    Example:
+        >>> aurra(np.array([0.9, 0.8, 0.7, 0.6]), np.array([True, False, True, False]))
+        0.6666666666666666
+
+    Source: Hendrycks et al. 2019, arXiv:1907.07174, Sec. 4.
+    """
+    _, correct = _sorted(confidence, correct)
+    return float(np.mean(np.cumsum(correct[::-1]) / np.arange(1, len(correct) + 1)))
+
+
+def _sorted(confidence: np.ndarray, correct: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return confidences, ascending, and the correctness of each, shared among equal confidences: float64 (n,)."""
+    confidence, correct = np.asarray(confidence, dtype=float), np.asarray(correct)
+    if confidence.ndim != 1 or confidence.shape != correct.shape or not len(confidence) or correct.dtype != bool:
+        raise InvalidValue(
+            f"confidences of shape {confidence.shape} and {correct.dtype} of shape {correct.shape} were given",
+            "one confidence and one bool for each of one or more samples are allowed",
+            "Give the probability of the predicted class, and whether it is the true one.",
+        )
+    if not ((confidence >= 0) & (confidence <= 1)).all():
+        raise InvalidValue(
+            f"confidences in [{confidence.min():.4g}, {confidence.max():.4g}] were given",
+            "probabilities in [0, 1] are allowed",
+            "Apply the softmax, over the classes of the data set alone.",
+        )
+    values, group, counts = np.unique(confidence, return_inverse=True, return_counts=True)
+    shared = np.bincount(group, weights=correct) / counts
+    return np.repeat(values, counts), np.repeat(shared, counts)

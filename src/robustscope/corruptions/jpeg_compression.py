@@ -1,0 +1,47 @@
+"""JPEG compression."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from robustscope.core.draws import Draws
+from robustscope.corruptions.cards import HENDRYCKS, register
+from robustscope.corruptions.tables import Constants, constant
+from robustscope.data.pictures import through_jpeg
+
+QUALITY = {
+    "imagenet-c": (25, 18, 15, 10, 7),
+    "tiny-imagenet-c": (65, 58, 50, 40, 25),
+    "cifar-10-c": (80, 65, 58, 50, 40),
+}
+
+
+@register(
+    "jpeg_compression",
+    version=1,
+    source="Hendrycks & Dietterich, 2019, arXiv:1903.12261, Sec. 4.1",
+    bibtex=HENDRYCKS,
+    family="digital",
+    channels=(1, 3),
+)
+def jpeg_compression(x: Tensor, severity: int, *, draws: Draws, constants: Constants = "auto") -> Tensor:
+    """Compress every picture as JPEG (Pillow's, colour at half the resolution) and open it again.
+
+    Args:
+        x: (B, C, H, W), in [0, 1]; grey or RGB; rounded to 8 bits.
+        severity: 1 to 5.
+        draws: unused; it is deterministic.
+        constants: benchmark whose constants are taken; "auto" goes by the size of the pictures.
+
+    Returns:
+        (B, C, H, W), on 256 levels.
+
+    Raises:
+        InvalidValue: for another severity or unknown constants.
+
+    Source: Hendrycks and Dietterich 2019, arXiv:1903.12261, Sec. 4.1; constants of the authors' programs.
+    """
+    levels = (x * 255).add_(0.5).to(device="cpu", dtype=torch.uint8).permute(0, 2, 3, 1).contiguous()
+    opened = through_jpeg(levels.numpy(), constant(QUALITY, constants, x, severity))
+    return torch.from_numpy(opened).permute(0, 3, 1, 2).to(device=x.device, dtype=x.dtype).div_(255)

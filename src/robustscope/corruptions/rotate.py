@@ -1,0 +1,47 @@
+"""Rotation."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from robustscope.core.draws import Draws
+from robustscope.corruptions.cards import MU, register
+from robustscope.corruptions.resample import about_centre, affine
+from robustscope.corruptions.tables import check_severity
+
+ANGLES = (0.2, 0.4, 0.6, 0.8, 1.0)
+"""In radians."""
+
+
+@register(
+    "rotate",
+    version=1,
+    source="Mu & Gilmer, 2019, arXiv:1906.02337, Sec. 3",
+    bibtex=MU,
+    family="geometric",
+    stochastic=True,
+    constants=("mnist-c",),
+)
+def rotate(x: Tensor, severity: int, *, draws: Draws) -> Tensor:
+    """Rotate about the centre, in one direction or the other.
+
+    Args:
+        x: (B, C, H, W), in [0, 1].
+        severity: 1 to 5; MNIST-C has 2.
+        draws: random numbers of the samples.
+
+    Returns:
+        (B, C, H, W), bilinear, 0 outside of the old picture.
+
+    Raises:
+        InvalidValue: for another severity.
+
+    Source: Mu and Gilmer 2019, arXiv:1906.02337, Sec. 3; constants of the authors' programs.
+    """
+    angle = ANGLES[check_severity(severity) - 1]
+    c, s = math.cos(angle), math.sin(angle)
+    turns = torch.tensor([[[c, s], [-s, c]], [[c, -s], [s, c]]], dtype=torch.float64)
+    return affine(x, about_centre(turns[draws.integers("direction", 1, 0, 2)[:, 0]], x), "zeros")

@@ -1,0 +1,185 @@
+"""Sequences of ImageNet-P: form, draws that belong to samples, and what each frame must be."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from robustscope.analyses.perturbations import flip_probability
+from robustscope.contracts.explained import _documented, sections
+from robustscope.contracts.trial import global_state, other_global_numbers, state_changes
+from robustscope.core.draws import Draws
+from robustscope.core.errors import InvalidValue, UnknownName
+from robustscope.corruptions import corrupt
+from robustscope.corruptions.filters import motion
+from robustscope.corruptions.resample import scaled
+from robustscope.corruptions.sequences import SEQUENCES, perturb
+from robustscope.corruptions.sequences.tilt import _view
+
+NAMES = [card.name for card in SEQUENCES]
+FRAMES = {"translate": (41, 16), "motion_blur": (31, 21)}
+TEN = {
+    *("gaussian_noise", "shot_noise", "motion_blur", "zoom_blur", "snow"),
+    *("brightness", "translate", "rotate", "tilt", "scale"),
+}
+
+
+def pictures(n=3, side=32, dtype=torch.float32):
+    drawn = Draws(0, tuple(range(n)), "pictures").integers("x", 3 * side * side, 0, 256)
+    return drawn.view(n, 3, side, side).to(dtype) / 255
+
+
+def test_the_ten_of_the_paper_are_there():
+    assert set(NAMES) == TEN
+    assert {card.name for card in SEQUENCES if card.noise} == {"gaussian_noise", "shot_noise"}
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_form_and_draws(name, dtype):
+    x, card = pictures(dtype=dtype), SEQUENCES[name]
+    before = x.clone()
+    with other_global_numbers(5):
+        state = global_state()
+        whole = perturb(name, x)
+        assert not state_changes(state, global_state())
+    frames = FRAMES.get(name, (31, 31))[1]
+    assert whole.shape == (3, frames, 3, 32, 32)
+    assert whole.dtype == dtype
+    assert ((whole >= 0) & (whole <= 1)).all()
+    assert torch.equal(x, before)
+    assert perturb(name, x[:0]).shape == (0, frames, 3, 32, 32)
+    turned = perturb(name, x[[2, 0]], draws=Draws(0, (2, 0)))
+    gap = (turned - whole[[2, 0]]).abs()
+    assert float((gap > 0).double().mean()) < 1e-3
+    assert float(gap.max()) < 1.5 / 255
+    assert torch.equal(perturb(name, x, seed=1), whole) != card.stochastic
+    assert perturb(name, x, crop=20).shape[-2:] == (20, 20)
+    assert perturb(name, x[:1], constants="imagenet-p").shape[1] == FRAMES.get(name, (31, 31))[0]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_cards_explain_themselves(name):
+    card = SEQUENCES[name]
+    parts = sections(card.function.__doc__)
+    assert {"x", "draws", *card.parameters} <= _documented(parts["Args"])
+    assert card.source
+    assert card.bibtex
+    assert all(parts.get(part, "").strip() for part in ("Returns", "Raises", "Source"))
+
+
+def test_noise_begins_with_the_picture():
+    grey = torch.full((1, 3, 64, 64), 0.5)
+    for difficulty, sigma in ((1, 0.03), (2, 0.05), (3, 0.08)):
+        found = perturb("gaussian_noise", grey, difficulty=difficulty, rounding="none", constants="imagenet-p")
+        assert torch.equal(found[:, 0], grey)
+        assert float((found[:, 1:] - 0.5).std()) == pytest.approx(sigma, rel=0.01)
+        assert not torch.equal(found[:, 1], found[:, 2])
+    counted = perturb("shot_noise", grey, rounding="none", constants="imagenet-p")
+    assert float((counted[:, 1:] - 0.5).std()) == pytest.approx(math.sqrt(0.5 / 300), rel=0.01)
+
+
+@pytest.mark.parametrize(
+    ("name", "constants", "frame"),
+    [
+        ("brightness", "imagenet-p", 15),
+        ("brightness", "cifar-10-p", 15),
+        ("translate", "imagenet-p", 20),
+        ("translate", "cifar-10-p", 7),
+        ("rotate", "imagenet-p", 15),
+        ("scale", "imagenet-p", 24),
+        ("scale", "cifar-10-p", 15),
+        ("zoom_blur", "imagenet-p", 0),
+    ],
+)
+def test_one_frame_is_the_picture(name, constants, frame):
+    x = pictures(1)
+    found = perturb(name, x, constants=constants)
+    same = (found - x[:, None]).abs().amax((0, 2, 3, 4)) < 0.5 / 255
+    assert same.nonzero()[:, 0].tolist() == [frame]
+
+
+def test_translation_is_a_shift():
+    x = pictures(1)
+    found = perturb("translate", x, constants="imagenet-p")[0]
+    torch.testing.assert_close(found[25][:, :, 5:], x[0, :, :, :-5])
+    assert not found[25][:, :, :5].any()
+    torch.testing.assert_close(found[17][:, :, :-3], x[0, :, :, 3:])
+    inside = perturb("translate", x, constants="imagenet-p", crop=16)[0, 25]
+    torch.testing.assert_close(inside, x[0, :, 8:24, 3:19])  # what lies beyond the crop moves in
+
+
+def test_a_turn_moves_a_spot_clockwise():
+    x = torch.zeros(1, 1, 33, 33)
+    x[0, 0, 16, 28] = 1  # to the right of the centre
+    last = perturb("rotate", x, rounding="none")[0, -1, 0]
+    rows, columns = (torch.arange(33.0) for _ in range(2))
+    mass = last.sum()
+    down, right = float((last.sum(1) * rows).sum() / mass) - 16, float((last.sum(0) * columns).sum() / mass) - 16
+    assert math.degrees(math.atan2(down, right)) == pytest.approx(15, abs=1)
+    assert math.hypot(down, right) == pytest.approx(12, abs=0.2)
+
+
+def test_zoom_blur_is_a_running_mean():
+    x = pictures(1, dtype=torch.float64)
+    found = perturb("zoom_blur", x, rounding="none")
+    due = (x + scaled(x, 1.004) + scaled(x, 1.008)) / 3
+    torch.testing.assert_close(found[:, 2], due, atol=1e-12, rtol=0)
+
+
+def test_motion_turns_by_four_degrees():
+    x = pictures(1)
+    found = perturb("motion_blur", x, rounding="none", constants="imagenet-p")
+    torch.testing.assert_close(found[:, 10], motion(x, 10, 3.0, [-80.0]), atol=0.51 / 255, rtol=0)
+    still = perturb("snow", torch.zeros(1, 3, 32, 32), rounding="none")
+    assert len({float(frame.sum()) for frame in still[0]}) > 20, "the flakes move"
+
+
+def test_brightness_is_that_of_the_corruption():
+    x = pictures(1)
+    found = perturb("brightness", x, constants="imagenet-p")
+    assert torch.equal(found[:, 20], corrupt("brightness", x, 1, constants="imagenet-c"))
+
+
+def test_a_tilt_is_the_product_of_the_programs_matrices():
+    """Projection, translation, two rotations and lift in homogeneous coordinates, written out."""
+    x, angle = torch.zeros(1, 3, 30, 40), math.radians(9)
+    w, h, f = 40, 30, 50.0
+    c, s = math.cos(angle), math.sin(angle)
+    lift = np.array([[1, 0, -w / 2], [0, 1, -h / 2], [0, 0, 1], [0, 0, 1]])
+    about_x = np.array([[1, 0, 0, 0], [0, c, -s, 0], [0, s, c, 0], [0, 0, 0, 1]])
+    about_y = np.array([[c, 0, -s, 0], [0, 1, 0, 0], [s, 0, c, 0], [0, 0, 0, 1]])
+    away = np.eye(4) + f * np.outer([0, 0, 1, 0], [0, 0, 0, 1])
+    camera = np.array([[f, 0, w / 2, 0], [0, f, h / 2, 0], [0, 0, 1, 0]])
+    np.testing.assert_allclose(_view(x, angle), camera @ away @ about_x @ about_y @ lift, atol=1e-12)
+
+
+def test_flips_of_a_linear_classifier_follow_the_normal_law():
+    """FP = Phi(-|f| / (sigma ||w||)) for independent Gaussian noise on an affine classifier."""
+    n, sigma = 60, 0.03
+    x = torch.full((n, 1, 12, 12), 0.5, dtype=torch.float64)
+    weights = Draws(9, (0,)).normal("w", torch.empty(1, 144).double())[0]
+    length = float(weights.norm())
+    for distance in (0.5, 1.0):
+        frames = perturb("gaussian_noise", x, constants="imagenet-p", rounding="none").flatten(2)
+        scores = (frames - 0.5) @ weights + distance * sigma * length
+        found = flip_probability((scores < 0).long().numpy(), noise=True)
+        due = 0.5 * math.erfc(distance / math.sqrt(2))
+        assert found == pytest.approx(due, abs=4 * math.sqrt(due * (1 - due) / (30 * n)))
+
+
+@pytest.mark.parametrize(
+    ("call", "error", "says"),
+    [
+        (lambda x: perturb("tilts", x), UnknownName, "tilt"),
+        (lambda x: perturb("gaussian_noise", x, difficulty=4), InvalidValue, "difficulty=4"),
+        (lambda x: perturb("tilt", x, crop=99), InvalidValue, "crop=99"),
+        (lambda x: perturb("tilt", x, constants="mnist-c"), InvalidValue, "constants='mnist-c'"),
+        (lambda x: perturb("tilt", x * 3), InvalidValue, "values in [0, 1]"),
+    ],
+)
+def test_what_is_refused(call, error, says):
+    with pytest.raises(error) as caught:
+        call(pictures(1, 8))
+    assert says in str(caught.value)
