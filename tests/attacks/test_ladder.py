@@ -36,7 +36,7 @@ def test_the_exact_count_of_the_digits_is_reached_at_a_fraction_of_the_cost(norm
 def test_a_look_expects_what_a_linear_model_does():
     for norm, epsilon in (("linf", 0.1), ("l2", 0.5)):
         model, x, y, radius = digits(norm, 60)
-        known, first = look(model, x, y, ThreatModel(norm, epsilon))
+        known, first = look(model, x, y, ThreatModel(norm, epsilon), Draws(0, tuple(range(60))))
         left = known.clean - known.expected
         assert known.broken.any(), "one step breaks some"
         assert torch.equal((left > 0) & ~known.broken, radius > epsilon), "linear: what is expected is what happens"

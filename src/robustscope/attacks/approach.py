@@ -7,7 +7,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from robustscope.attacks.decision_search import picture
 from robustscope.attacks.search import columns
+from robustscope.core.draws import Draws
 from robustscope.core.types import ThreatModel
 from robustscope.geometry import balls
 from robustscope.geometry.losses import margin, margin_loss
@@ -19,6 +21,9 @@ FIRST, LONGEST, SHORTEST = 0.2, 0.3, 1e-3
 
 ALONG = 16.0
 """Length of the move along the gradient, in units of what is cut off."""
+
+PICTURES = 40
+"""Random pictures looked at for a point of a class from which nobody came yet."""
 
 
 @dataclass(frozen=True)
@@ -85,3 +90,40 @@ def approach(model: Classifier, x: Tensor, y: Tensor, threat: ThreatModel, far: 
     x_adv = torch.where(columns(length <= inner, x), nearest, balls.project(threat, x, nearest))
     logits = model.logits(x_adv)
     return Approach(x_adv, is_adversarial(logits, y), length, alive, margin(logits, y), forward + 1, forward)
+
+
+def scout(
+    model: Classifier, x: Tensor, y: Tensor, threat: ThreatModel, draws: Draws, seen: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Look among random pictures, and half-way to them, for a point of another class, if possible one not ``seen`` yet.
+
+    Random pictures fall to few classes, and a walk mostly ends in the class where it began; the nearest class may be none
+    of those.
+
+    Args:
+        model: classifier under attack; only its decisions are used.
+        x: (B, *S), clean inputs.
+        y: int64 (B,), true classes.
+        threat: of which only the bounds matter.
+        draws: random numbers of these samples.
+        seen: bool (B, K), classes to pass by; what is found is added in place.
+
+    Returns:
+        The points (B, *S), of the first class not seen, or else the last point of another class, or ``x``; and the rows
+        spent, int64 (B,).
+    """
+    far, spent = x.clone(), torch.zeros_like(y)
+    rows = torch.arange(len(x), device=x.device)
+    for k in range(PICTURES):
+        points = picture(x[rows], threat.bounds, draws.select(rows), k // 2)
+        points = (x[rows] + points) / 2 if k % 2 else points
+        chosen = model.logits(points).argmax(1)
+        spent[rows] += 1
+        other = chosen != y[rows]
+        far[rows[other]] = points[other]
+        fresh = other & ~seen[rows, chosen]
+        seen[rows[fresh], chosen[fresh]] = True
+        rows = rows[~fresh]
+        if not len(rows):
+            break
+    return far, spent

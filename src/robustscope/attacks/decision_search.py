@@ -150,7 +150,11 @@ def find_starts(search: DecisionSearch, starts: Tensor | None, draws: Draws, tri
         rows = (~found & search.unfinished(torch.arange(len(x), device=x.device))).nonzero()[:, 0]
         if not len(rows):
             break
-        points = starts[rows] if k < 0 and starts is not None else picture(search, rows, draws.select(rows), k)
+        points = (
+            starts[rows]
+            if k < 0 and starts is not None
+            else picture(x[rows], search.threat.bounds, draws.select(rows), k)
+        )
         solved = search.ask(rows, points)
         far[rows[solved]] = points[solved]
         found[rows[solved]] = True
@@ -158,16 +162,15 @@ def find_starts(search: DecisionSearch, starts: Tensor | None, draws: Draws, tri
     return rows, far[rows]
 
 
-def picture(search: DecisionSearch, rows: Tensor, draws: Draws, k: int) -> Tensor:
-    """Return the k-th random picture of each of ``rows``, uniform in the bounds and constant on grains: (b, *S)."""
-    x = search.x[rows]
+def picture(x: Tensor, bounds: tuple[float, float], draws: Draws, k: int) -> Tensor:
+    """Return the k-th random picture of the shape of each of ``x`` (b, *S), uniform in the bounds, constant on grains."""
     channels, height, width = plane(x)
     sizes = range(max(max(height, width).bit_length() - 1, 1))
     grain = 2 ** sizes[k % len(sizes)]
     coarse = x.new_empty(len(x), channels, -(-height // grain), -(-width // grain))
-    numbers = draws.uniform(f"start/{k}", coarse, *search.threat.bounds)
+    numbers = draws.uniform(f"start/{k}", coarse, *bounds)
     fine = F.interpolate(numbers, scale_factor=grain, mode="nearest") if grain > 1 else numbers
-    return fine[..., :height, :width].reshape(x.shape).clamp(*search.threat.bounds)
+    return fine[..., :height, :width].reshape(x.shape).clamp(*bounds)
 
 
 def between(norm: Norm, x: Tensor, far: Tensor, share: Tensor) -> Tensor:

@@ -12,7 +12,7 @@ from robustscope.geometry import balls
 from robustscope.models.classifier import Classifier
 
 FADING = 0.75
-"""Weight of the earlier estimates of a descent against the next one."""
+"""Weight of the earlier estimates of a descent against the next one, unless another one is given."""
 
 RIDGE = 0.3
 """Share of the mean square distance that is added where slopes are fitted, against scores that move in steps."""
@@ -35,14 +35,18 @@ def differences(
     Returns:
         The distances between the points (b, P, d) and the differences of the logits (b, P, K).
     """
-    flat = x.flatten(1)
-    size = flat.shape[1]
-    spread = share * threat.radius(x) / {"linf": 1.0, "l2": size**0.5, "l1": size}[threat.norm]
-    delta = draws.normal(purpose, flat.new_empty(len(flat), pairs, size)) * spread[:, None, None]
+    flat, delta = x.flatten(1), moves(threat, x, draws, purpose, pairs, share)
     above = (flat[:, None] + delta).clamp_(*threat.bounds)
     below = (flat[:, None] - delta).clamp_(*threat.bounds)
     logits = model.logits(torch.cat([above, below], 1).view(-1, *x.shape[1:])).view(len(x), 2, pairs, -1)
     return above - below, logits[:, 0] - logits[:, 1]
+
+
+def moves(threat: ThreatModel, x: Tensor, draws: Draws, purpose: str, count: int, share: float) -> Tensor:
+    """Return Gaussian moves away from each sample, (b, ``count``, d), as large as :func:`differences` says."""
+    size = x[0].numel()
+    spread = share * threat.radius(x) / {"linf": 1.0, "l2": size**0.5, "l1": size}[threat.norm]
+    return draws.normal(purpose, x.new_empty(len(x), count, size)) * spread[:, None, None]
 
 
 def agreement(
@@ -150,10 +154,11 @@ class Estimate:
         draws: their random numbers.
         pairs: of points, for each estimate.
         share: how far from the iterate they are, see :func:`differences`.
+        fading: weight of the earlier estimates against the next one.
     """
 
-    def __init__(self, x: Tensor, draws: Draws, pairs: int, share: float) -> None:
-        self.draws, self.pairs, self.share = draws, pairs, share
+    def __init__(self, x: Tensor, draws: Draws, pairs: int, share: float, fading: float = FADING) -> None:
+        self.draws, self.pairs, self.share, self.weight = draws, pairs, share, fading
         self.fading = torch.zeros_like(x)
 
     @property
@@ -182,5 +187,5 @@ class Estimate:
             apart, change = differences(model, within, point[part], draws, step, self.pairs, self.share)
             gain = -_gaps(change, y[own], targets[own, None])
             now = balls.steepest("l2", slopes(apart, gain)[:, 0].view_as(point[part]))
-            self.fading[own] = FADING * self.fading[own] + (1 - FADING) * now
+            self.fading[own] = self.weight * self.fading[own] + (1 - self.weight) * now
         return logits, self.fading[rows]

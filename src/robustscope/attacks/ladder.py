@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from robustscope.attacks.approach import approach
+from robustscope.attacks.approach import approach, scout
 from robustscope.attacks.cards import ATTACKS, register
 from robustscope.attacks.descent import descend
 from robustscope.attacks.estimates import Estimate, agreement, order_of
@@ -31,11 +30,18 @@ PAIRS, AGREEMENT, MISLED = 16, 0.9, 0.8
 """Pairs of points by which a gradient is judged, the correlation below which it does not say well how scores change,
 and the one below which that alone is reason enough to search by scores."""
 
-STARTS = 16
+STARTS = 32
 """Far examples from which a sample is approached, at most."""
 
 ESTIMATE_PAIRS, ESTIMATE_SHARE = 64, 0.5
 """Pairs of points of an estimated gradient, and how far apart they are."""
+
+FINE_PAIRS, FINE_FADING = 128, 0.9
+"""Pairs of points of a fine estimate, and the weight that earlier ones keep: where scores move in steps, the last one too
+must be told from the noise."""
+
+DOUBT = 0.95
+"""Correlation at two random points below which the gradient is looked at in earnest, see :meth:`Prospects.glance`."""
 
 DEAF, DEAF_UP_TO = 0.7, 8.0
 """Share of twice the fall at which the margin counts as deaf to twice the radius, and what may be lacking to ask that."""
@@ -49,7 +55,7 @@ class _Climb:
 
     def __init__(self, model: Classifier, x: Tensor, y: Tensor, threat: ThreatModel, draws: Draws) -> None:
         self.model, self.x, self.y, self.threat, self.draws = model, x, y, threat, draws
-        self.known, self.first = look(model, x, y, threat)
+        self.known, self.first = look(model, x, y, threat, draws)
 
     def descend(self, which: Tensor, ranks: Sequence[int], steps: int, start: str = "") -> None:
         """Descend towards the classes of these ranks, one after the other, from ``x`` or from random points.
@@ -110,6 +116,15 @@ class _Climb:
             self.known.forward[rows] += 1
         return found
 
+    def doubtful(self, which: Tensor) -> Tensor:
+        """Tell of which of the samples ``which`` the scores at a few points near ``x`` were foreseen badly: bool (B,)."""
+        found = torch.zeros_like(which)
+        rows = (which & ~self.known.broken).nonzero()[:, 0]
+        if len(rows):
+            facts = (self.x[rows], self.y[rows], self.threat.select(rows), self.draws.select(rows))
+            found[rows] = self.known.glance(self.model, rows, *facts) < DOUBT
+        return found
+
     def agreement(self, which: Tensor) -> Tensor:
         """Return how well the gradient at ``x`` says how scores change: (B,), in [-1, 1]; 1 outside ``which`` (bool)."""
         found = torch.ones_like(self.known.clean)
@@ -123,7 +138,7 @@ class _Climb:
             self.known.backward[rows] += targets.shape[1]
         return found
 
-    def estimate(self, which: Tensor, ranks: Sequence[int], steps: int, start: str = "") -> None:
+    def estimate(self, which: Tensor, ranks: Sequence[int], steps: int, start: str = "", fine: bool = False) -> None:
         """Descend as :meth:`descend`, along gradients that are estimated from scores, towards classes put in order anew.
 
         Args:
@@ -131,6 +146,7 @@ class _Climb:
             ranks: places in the order of the nearest classes, as estimates have it.
             steps: steps of each descent.
             start: purpose of the random starts; empty for ``x``.
+            fine: take twice the pairs, and keep more of the earlier estimates.
         """
         rows = (which & ~self.known.broken).nonzero()[:, 0]
         if len(rows) and not start:
@@ -146,6 +162,8 @@ class _Climb:
             draws = self.draws.select(rows).within(f"estimate/{start}{rank}")
             begin = balls.sample(threat, x, draws, "start") if start else x
             how = Estimate(x, draws, ESTIMATE_PAIRS, ESTIMATE_SHARE)
+            if fine:
+                how = Estimate(x, draws, FINE_PAIRS, ESTIMATE_SHARE, FINE_FADING)
             goals = self.known.order[rows, rank]
             self.known.add(rows, descend(self.model, x, self.y[rows], goals, threat, begin, steps, how))
 
@@ -175,27 +193,33 @@ class _Climb:
             how = Estimate(x, draws, ESTIMATE_PAIRS, ESTIMATE_SHARE / 2) if estimate else None
             self.known.add(now, descend(self.model, x, y, goals, threat, begin, steps, how, longest))
 
-    def approach(self, which: Tensor, scope: str) -> tuple[Tensor, Tensor]:
-        """Come from a far example towards the samples ``which`` (bool).
+    def approach(self, which: Tensor, scope: str, seen: Tensor, nearest: Tensor) -> Tensor:
+        """Come from a far example towards the samples ``which`` (bool), from the side of a class not seen yet if there is one.
+
+        Args:
+            which: bool (B,), samples to attack.
+            scope: of the random numbers.
+            seen: bool (B, K), classes from which they were approached; the new one is added in place.
+            nearest: (B,), how near others came, in radii; lowered in place. Where scores do not tell two points apart,
+                the nearest one is kept.
 
         Returns:
-            How near they are, in radii, (B,), and whether a gradient on the way was not zero, bool (B,).
+            Whether a gradient on the way was not zero, bool (B,).
         """
-        apart = torch.full_like(self.known.clean, torch.inf)
-        alive = torch.zeros_like(which)
-        rows = (which & ~self.known.broken).nonzero()[:, 0]
+        known, alive = self.known, torch.zeros_like(which)
+        rows = (which & ~known.broken).nonzero()[:, 0]
         if len(rows):
             threat, x, y = self.threat.select(rows), self.x[rows], self.y[rows]
-            unlimited = replace(threat, epsilon=torch.inf, norm="l2" if threat.norm == "l1" else threat.norm)
-            card, draws = ATTACKS["hopskipjump"], self.draws.select(rows).within(scope)
-            settings = card.resolve({"queries": 200})
-            far = card.function(self.model, x, y, unlimited, draws=draws, targets=None, **settings)
-            found = approach(self.model, x, y, threat, far.x_adv, 60)
-            self.known.forward[rows] += far.forward
-            self.known.add(rows, found)
-            apart[rows] = (found.distance / threat.radius(x)).to(apart.dtype)
-            alive[rows] = found.alive
-        return apart, alive
+            passed = seen[rows]
+            far, spent = scout(self.model, x, y, threat, self.draws.select(rows).within(scope), passed)
+            found = approach(self.model, x, y, threat, far, 60)
+            apart = (found.distance / threat.radius(x)).to(nearest.dtype)
+            closer = (apart < nearest[rows]) & (found.lowest <= known.lowest[rows])
+            known.add(rows, found)
+            known.x_adv[rows[closer]] = found.x_adv[closer]
+            known.forward[rows] += spent
+            seen[rows], nearest[rows], alive[rows] = passed, torch.minimum(nearest[rows], apart), found.alive
+        return alive
 
 
 @register(
@@ -320,7 +344,8 @@ def _search(climb: _Climb, every: Tensor) -> None:
     by_scores = climb.run(asked, "square", queries=50)
     flat = asked & (torch.maximum(fall, by_scores) < 0.01 * known.clean)
     asked &= every | known.near(0.1) | (known.clean <= 3.0 * by_scores)
-    told = climb.agreement(((asked | still) & odd & ~flat) | (known.odd(0.15) & known.near(2.0)))
+    doubted = ((asked | still) & odd & ~flat) | (known.odd(0.15) & known.near(2.0))
+    told = climb.agreement(doubted | climb.doubtful(known.near(0.4) & ~doubted))
     misled = told < MISLED
     asked |= misled
     by_scores = climb.run(asked, "square", queries=300)
@@ -340,8 +365,8 @@ def _estimate(climb: _Climb, lying: Tensor, every: Tensor) -> None:
     climb.estimate(lying, (0,), 12)
     lying = lying & (every | known.near(0.3) | (known.lowest < before - 0.05 * known.clean))
     climb.estimate(lying, (0, 1, 2), 30, "press/")
-    climb.estimate(lying & known.near(0.5), (0, 1, 2), 30, "more/")
-    climb.estimate(lying & known.near(0.2), (0, 1, 2), 30, "most/")
+    climb.estimate(lying & known.near(0.5), (0,), 30, "fine/", fine=True)
+    climb.estimate(lying & known.near(0.3), (0, 1, 2), 30, "finer/", fine=True)
     climb.follow(lying & known.near(0.2), 20, "gently")
 
 
@@ -353,10 +378,10 @@ def _surround(climb: _Climb, flat: Tensor, every: Tensor) -> None:
     it takes without them.
     """
     silent, nearest = flat.clone(), torch.full_like(climb.known.clean, torch.inf)
+    seen = torch.zeros(len(flat), climb.model.classes(climb.x), dtype=torch.bool, device=flat.device)
     for k in range(STARTS):
-        apart, alive = climb.approach(flat, f"far/{k}")
-        nearest, silent = torch.minimum(nearest, apart), silent & ~alive
-        flat &= every | (nearest < (3.0 if k < 4 else 1.5))
+        silent &= ~climb.approach(flat, f"far/{k}", seen, nearest)
+        flat &= every | (nearest < (3.0 if k < 4 else 1.5 if k < 16 else 1.2))
     climb.follow(flat & (nearest < 1.3), 60)
     if climb.threat.norm != "l1":
         for k in range(4):

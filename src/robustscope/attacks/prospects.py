@@ -9,6 +9,8 @@ from torch import Tensor
 
 from robustscope.attacks.approach import Approach
 from robustscope.attacks.descent import Descent
+from robustscope.attacks.estimates import moves
+from robustscope.core.draws import Draws
 from robustscope.core.types import AttackResult, ThreatModel
 from robustscope.geometry import balls
 from robustscope.geometry.losses import margin, margin_loss
@@ -20,6 +22,9 @@ MOST_TARGETS = 9
 
 MOTION = 0.05
 """Share of the margin left by which a descent that has settled does not lower it any more in its last quarter."""
+
+GLANCES, GLANCE_SHARE = 2, 0.1
+"""Random points near ``x`` at which the look foresees the scores, and how far away they are, as a share of the radius."""
 
 
 @dataclass
@@ -34,6 +39,8 @@ class Prospects:
         lowest: (B,), smallest margin met inside the threat set.
         moved: (B,), by how much the end of the last descent still lowered it.
         order: int64 (B, T), other classes, the nearest one to the linear eye first.
+        foreseen: (B, 1 + G, T), how far they are behind at ``x``, and by how much that changes from there to each of G
+            random points near it, if the gradient is right.
         forward, backward: int64 (B,), rows spent.
     """
 
@@ -44,6 +51,7 @@ class Prospects:
     lowest: Tensor
     moved: Tensor
     order: Tensor
+    foreseen: Tensor
     forward: Tensor
     backward: Tensor
 
@@ -81,6 +89,29 @@ class Prospects:
         """Tell where the margin fell by another amount than expected, by ``tolerance`` of that or more: bool (B,)."""
         return ~self.broken & ((self.fall - self.expected).abs() >= tolerance * self.expected)
 
+    def glance(
+        self, model: Classifier, rows: Tensor, x: Tensor, y: Tensor, threat: ThreatModel, draws: Draws
+    ) -> Tensor:
+        """Return how well the scores at the random points of the look were foreseen: the correlation, (b,), in [-1, 1].
+
+        One row forward for each point. It tells nothing for sure of a single sample, and costs little enough to ask of many.
+
+        Args:
+            model: classifier under attack.
+            rows: int64 (b,), samples asked about; the other arguments have one row for each of them.
+            x: (b, *S).
+            y: int64 (b,), true classes.
+            threat: as the look had it.
+            draws: as the look had them.
+        """
+        points, _ = _nearby(threat, x, draws)
+        logits = model.logits(points.flatten(0, 1)).view(len(x), GLANCES, -1)
+        order = self.order[rows, None].expand(-1, GLANCES, -1)
+        behind = logits.gather(2, y[:, None, None].expand(-1, GLANCES, 1)) - logits.gather(2, order)
+        true, due = (behind - self.foreseen[rows, :1]).flatten(1), self.foreseen[rows, 1:].flatten(1)
+        self.forward[rows] += GLANCES
+        return torch.cosine_similarity(true, due, dim=1, eps=torch.finfo(true.dtype).tiny)
+
     def add(self, rows: Tensor, found: Descent | Approach) -> None:
         """Take in a descent of the samples ``rows`` (indices), or a walk from afar."""
         better = found.solved | (found.lowest < self.lowest[rows])
@@ -105,7 +136,7 @@ class Prospects:
         return value
 
 
-def look(model: Classifier, x: Tensor, y: Tensor, threat: ThreatModel) -> tuple[Prospects, Tensor]:
+def look(model: Classifier, x: Tensor, y: Tensor, threat: ThreatModel, draws: Draws) -> tuple[Prospects, Tensor]:
     """Step once along the gradient of the margin, then look at the gradients towards each of the nearest classes.
 
     The one step breaks most of what breaks easily, and spares it the look. The fall of Z_y - Z_t that a linear model
@@ -126,13 +157,16 @@ def look(model: Classifier, x: Tensor, y: Tensor, threat: ThreatModel) -> tuple[
         torch.minimum(clean, value),
         torch.zeros_like(clean),
         order,
+        x.new_zeros(len(y), 1 + GLANCES, count),
         2 * spent,
         spent.clone(),
     )
     first, left = x.clone(), (~broken).nonzero()[:, 0]
     for rows in left.split(model.batch_size) if len(left) else ():  # splitting nothing gives one empty part
-        order, known.expected[rows], first[rows] = _look(model, x[rows], y[rows], threat.select(rows), count)
-        known.order[rows] = order
+        facts = (threat.select(rows), draws.select(rows), count)
+        known.order[rows], known.foreseen[rows], known.expected[rows], first[rows] = _look(
+            model, x[rows], y[rows], *facts
+        )
         known.forward[rows] += 1
         known.backward[rows] += count
     return known, first
@@ -151,8 +185,17 @@ def _step(model: Classifier, x: Tensor, y: Tensor, threat: ThreatModel) -> tuple
     return point, -slack, torch.where(wrong, -slack, margin(there, y)), wrong | is_adversarial(there, y)
 
 
-def _look(model: Classifier, x: Tensor, y: Tensor, threat: ThreatModel, count: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Return ``count`` classes in order (B, T), the expected fall (B,) and the first furthest points (B, *S)."""
+def _nearby(threat: ThreatModel, x: Tensor, draws: Draws) -> tuple[Tensor, Tensor]:
+    """Return the random points of the look (b, G, *S), and how far they are from ``x``, (b, G, d)."""
+    flat = x.flatten(1)[:, None]
+    points = (flat + moves(threat, x, draws, "glance", GLANCES, GLANCE_SHARE)).clamp(*threat.bounds)
+    return points.view(len(x), GLANCES, *x.shape[1:]), points - flat
+
+
+def _look(
+    model: Classifier, x: Tensor, y: Tensor, threat: ThreatModel, draws: Draws, count: int
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Return ``count`` classes in order (B, T), what is foreseen of them, the expected fall (B,) and the first points."""
 
     def nearest(logits: Tensor, rows: Tensor) -> Tensor:
         return logits.detach().scatter(1, y[rows, None], -torch.inf).topk(count).indices
@@ -169,4 +212,6 @@ def _look(model: Classifier, x: Tensor, y: Tensor, threat: ThreatModel, count: i
     left = gaps - torch.stack(falls, 1)
     order = left.argsort(dim=1, stable=True)
     first = torch.stack(furthest, 1)[torch.arange(len(x), device=x.device), order[:, 0]]
-    return others.gather(1, order), gaps.amin(1) - left.amin(1), first
+    foreseen = torch.cat([gaps[:, None], _nearby(threat, x, draws)[1] @ gradients.flatten(2).transpose(1, 2)], 1)
+    foreseen = foreseen.gather(2, order[:, None].expand_as(foreseen))
+    return others.gather(1, order), foreseen, gaps.amin(1) - left.amin(1), first
