@@ -26,6 +26,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -209,6 +210,12 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--chunk", type=int, default=100, help="images that are attacked together and recorded at once")
     parser.add_argument("--tools", nargs="+", default=["standard", "reference"], choices=TOOLS)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument(
+        "--held-out",
+        type=int,
+        default=0,
+        help="leave out the first so many images of seed 0; give OUT a folder of its own",
+    )
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--shared", type=Path, default=HERE.parent.parent / "shared", help="folder of models and data")
     asked = parser.parse_args()
@@ -226,7 +233,7 @@ def main() -> None:
         model = load_model(str(path), batch_size=max(asked.chunk, 1))
         data = images(asked.shared, model, asked.images)
         threat = ThreatModel.parse(f"{asked.norm}:{asked.epsilon}", model.classifier.bounds)
-        order = nested(data, asked.n, asked.chunk, asked.seed)
+        order = nested(data, asked.n, asked.chunk, asked.seed, asked.held_out)
         case = {"model": name, "images": asked.images, "norm": threat.norm, "epsilon": threat.common_epsilon}
         case |= {"seed": asked.seed, "chunk": 0, "tool": ""}
         for start in range(0, len(order), asked.chunk):
@@ -247,11 +254,15 @@ def main() -> None:
         print("\n".join(summary(asked.out, case)), flush=True)
 
 
-def nested(data: Dataset, n: int, chunk: int, seed: int) -> list[int]:
-    """Return ``n`` image ids so that the chunks of a smaller ``n`` are among those of a larger one."""
+def nested(data: Dataset, n: int, chunk: int, seed: int, held_out: int = 0) -> list[int]:
+    """Return ``n`` image ids so that the chunks of a smaller ``n`` are among those of a larger one.
+
+    None of them is among the first ``held_out`` images of seed 0.
+    """
+    rest = np.setdiff1d(np.arange(len(data.labels)), stratified(data.labels, held_out, 0) if held_out else [])
     found: list[int] = []
     for count in [*range(chunk, n, chunk), n]:
-        found += sorted(set(stratified(data.labels, count, seed)) - set(found))
+        found += sorted(set(rest[stratified(data.labels[rest], count, seed)].tolist()) - set(found))
     return found
 
 

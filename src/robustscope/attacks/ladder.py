@@ -190,7 +190,7 @@ class _Climb:
             now, begin = rows[left], self.known.x_adv[rows[left]]
             x, y, goals, threat = self.x[now], self.y[now], others[left, rank], self.threat.select(now)
             draws = self.draws.select(now).within(f"estimate/{estimate}/{rank}")
-            how = Estimate(x, draws, ESTIMATE_PAIRS, ESTIMATE_SHARE / 2) if estimate else None
+            how = Estimate(x, draws, FINE_PAIRS, ESTIMATE_SHARE / 2, FINE_FADING) if estimate else None
             self.known.add(now, descend(self.model, x, y, goals, threat, begin, steps, how, longest))
 
     def approach(self, which: Tensor, scope: str, seen: Tensor, nearest: Tensor) -> Tensor:
@@ -224,7 +224,7 @@ class _Climb:
 
 @register(
     "ladder",
-    version=4,
+    version=5,
     source="this project, docs/decisions/0006; several targets: Gowal et al., 2019, arXiv:1910.09338",
     bibtex=BIBTEX,
     norms=("linf", "l2", "l1"),
@@ -343,9 +343,10 @@ def _search(climb: _Climb, every: Tensor) -> None:
     asked = every | (odd & (known.near(0.6) | still)) | known.astray(0.5)
     by_scores = climb.run(asked, "square", queries=50)
     flat = asked & (torch.maximum(fall, by_scores) < 0.01 * known.clean)
+    beaten = (by_scores >= fall) & (by_scores >= 0.01 * known.clean)
     asked &= every | known.near(0.1) | (known.clean <= 3.0 * by_scores)
-    doubted = ((asked | still) & odd & ~flat) | (known.odd(0.15) & known.near(2.0))
-    told = climb.agreement(doubted | climb.doubtful(known.near(0.4) & ~doubted))
+    doubted = ((asked | still) & odd & ~flat) | (known.odd(0.15) & known.near(2.0)) | (beaten & known.astray(0.5))
+    told = climb.agreement(doubted | climb.doubtful((known.near(0.3) | (odd & known.near(0.7))) & ~doubted))
     misled = told < MISLED
     asked |= misled
     by_scores = climb.run(asked, "square", queries=300)
@@ -366,8 +367,8 @@ def _estimate(climb: _Climb, lying: Tensor, every: Tensor) -> None:
     lying = lying & (every | known.near(0.3) | (known.lowest < before - 0.05 * known.clean))
     climb.estimate(lying, (0, 1, 2), 30, "press/")
     climb.estimate(lying & known.near(0.5), (0,), 30, "fine/", fine=True)
-    climb.estimate(lying & known.near(0.3), (0, 1, 2), 30, "finer/", fine=True)
-    climb.follow(lying & known.near(0.2), 20, "gently")
+    climb.estimate(lying & known.near(0.3), (0, 1), 30, "finer/", fine=True)
+    climb.follow(lying & known.near(0.2), 40, "gently", classes=2)
 
 
 def _surround(climb: _Climb, flat: Tensor, every: Tensor) -> None:
