@@ -5,7 +5,7 @@ import torch
 
 import robustscope
 from digits_bed import digits
-from robustscope.attacks.approach import approach
+from robustscope.attacks.approach import approach, scout
 from robustscope.attacks.compose import attack
 from robustscope.attacks.estimates import Estimate, agreement
 from robustscope.attacks.ladder import _Climb
@@ -144,6 +144,50 @@ def test_gradients_that_tell_the_truth_and_others():
     assert (agreements("detached_branch") < 0.9).float().mean() > 0.8
     part = agreement(Classifier(module), threat, x[20:], right[20:], targets[20:], draws.select(torch.arange(20, 30)))
     torch.testing.assert_close(part, agreements("temperature_1e3")[20:], atol=1e-3, rtol=0)
+
+
+def test_a_glance_tells_gradients_that_hide_something():
+    module, data = robustscope.load_model("bundled:digits_standard").classifier.module, robustscope.load_data("digits")
+    x, threat, draws = data.read(range(30)), ThreatModel("linf", 0.1), Draws(0, tuple(range(30)))
+    y = module(x).argmax(1)
+
+    def seen(name):
+        model = Classifier(masked(name, module), allow_probabilities=True)
+        known, _ = look(model, x, y, threat, draws)
+        rows = (~known.broken).nonzero()[:, 0]
+        before = known.forward.clone()
+        found = known.glance(model, rows, x[rows], y[rows], threat.select(rows), draws.select(rows))
+        assert torch.equal((known.forward - before)[rows], torch.full_like(rows, 2)), "one row for each point"
+        return found
+
+    for name in ("temperature_1e3", "temperature_1e30", "temperature_1e-30"):
+        assert seen(name).min() > 0.95, name
+    assert seen("reversed_gradient").max() < -0.95
+    assert seen("zero_gradient").abs().max() == 0
+    assert (seen("detached_branch") < 0.95).float().mean() > 0.8
+
+
+class Shades(torch.nn.Module):
+    """Four classes of brightness, without a gradient."""
+
+    def forward(self, x):
+        return -(x.flatten(1).mean(1, keepdim=True) - x.new_tensor([0.2, 0.4, 0.6, 0.8])).abs()
+
+
+def test_a_scout_passes_by_the_classes_it_has_seen():
+    x, y, draws = torch.full((3, 1, 8, 8), 0.2), torch.zeros(3, dtype=torch.int64), Draws(0, (0, 1, 2))
+    model, threat, seen = Classifier(Shades().eval()), ThreatModel("linf", 0.1), torch.zeros(3, 4, dtype=torch.bool)
+    found = []
+    for k in range(3):
+        before = model.ledger.forward
+        far, spent = scout(model, x, y, threat, draws.within(f"{k}"), seen)
+        assert model.ledger.forward - before == int(spent.sum())
+        found.append(model.logits(far).argmax(1))
+        assert (found[-1] > 0).all(), "another class, a new one or not"
+    assert (torch.stack(found).sort(0).values[0] != torch.stack(found).sort(0).values[-1]).all(), "not twice the same"
+    assert not seen[:, 0].any(), "the true class is none to come from"
+    alone, _ = scout(model, x[1:2], y[1:2], threat, draws.select(torch.tensor([1])).within("0"), torch.zeros(1, 4) > 0)
+    assert torch.equal(model.logits(alone).argmax(1), found[0][1:2]), "each sample for itself"
 
 
 @pytest.mark.parametrize("norm", ["linf", "l2", "l1"])

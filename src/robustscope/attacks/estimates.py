@@ -92,8 +92,8 @@ def _agreement(
     apart, change = differences(model, threat, x, draws, "agreement", pairs, share)
     true = _gaps(change, y, targets)
     _, gradients, _ = model.jacobian(lambda z, rows: z.gather(1, y[rows, None]) - z.gather(1, targets[rows]), x)
-    predicted = apart @ (gradients.flatten(2) / _largest(gradients)[:, None]).transpose(1, 2)
-    true, predicted = (values / _largest(values)[:, None] for values in (true, predicted))
+    predicted = apart @ (gradients.flatten(2) / largest(gradients)[:, None]).transpose(1, 2)
+    true, predicted = (values / largest(values)[:, None] for values in (true, predicted))
     length = (true.square().sum((1, 2)) * predicted.square().sum((1, 2))).sqrt()
     return (true * predicted).sum((1, 2)) / torch.where(length > 0, length, torch.ones_like(length))
 
@@ -111,7 +111,7 @@ def slopes(apart: Tensor, gains: Tensor) -> Tensor:
     Gains are brought to a size of one before they are fitted, with a ridge, so that neither their scale nor steps in
     the scores harm the fit.
     """
-    scale = _largest(gains)[:, None]
+    scale = largest(gains)[:, None]
     products = apart @ apart.transpose(1, 2)
     ridge = RIDGE * products.diagonal(dim1=1, dim2=2).mean(1)
     ridge = torch.where(ridge > 0, ridge, torch.ones_like(ridge))[:, None, None]
@@ -140,7 +140,7 @@ def order_of(
     return torch.cat(found)
 
 
-def _largest(values: Tensor) -> Tensor:
+def largest(values: Tensor) -> Tensor:
     """Return the largest size of the values of each sample, or 1 if all are zero: (b, 1)."""
     size = values.flatten(1).abs().amax(1, keepdim=True)
     return torch.where(size > 0, size, torch.ones_like(size))

@@ -334,7 +334,8 @@ def _search(climb: _Climb, every: Tensor) -> None:
 
     Where gradients are a guide, 50 and 300 queries of Square lower the margin by about a fifth and two fifths of what
     the descents did, less than half of what even a sample at the boundary needs; where they are not, by as much as the
-    descents or more. Samples of which neither gradients nor scores tell anything are searched from
+    descents or more. Samples that come near just as their gradient says get a glance at two points beside the way: what
+    is hidden from a gradient shows there. Samples of which neither gradients nor scores tell anything are searched from
     the other side of the boundary.
     """
     known = climb.known
@@ -343,6 +344,7 @@ def _search(climb: _Climb, every: Tensor) -> None:
     asked = every | (odd & (known.near(0.6) | still)) | known.astray(0.5)
     by_scores = climb.run(asked, "square", queries=50)
     flat = asked & (torch.maximum(fall, by_scores) < 0.01 * known.clean)
+    # A gradient that 50 queries outdo is no guide, even where scores alone would not get there.
     beaten = (by_scores >= fall) & (by_scores >= 0.01 * known.clean)
     asked &= every | known.near(0.1) | (known.clean <= 3.0 * by_scores)
     doubted = ((asked | still) & odd & ~flat) | (known.odd(0.15) & known.near(2.0)) | (beaten & known.astray(0.5))

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from robustscope.attacks.approach import Approach
 from robustscope.attacks.descent import Descent
-from robustscope.attacks.estimates import moves
+from robustscope.attacks.estimates import largest, moves
 from robustscope.core.draws import Draws
 from robustscope.core.types import AttackResult, ThreatModel
 from robustscope.geometry import balls
@@ -110,7 +110,7 @@ class Prospects:
         behind = logits.gather(2, y[:, None, None].expand(-1, GLANCES, 1)) - logits.gather(2, order)
         true, due = (behind - self.foreseen[rows, :1]).flatten(1), self.foreseen[rows, 1:].flatten(1)
         self.forward[rows] += GLANCES
-        return torch.cosine_similarity(true, due, dim=1, eps=torch.finfo(true.dtype).tiny)
+        return torch.cosine_similarity(true / largest(true), due / largest(due), dim=1)  # squares may overflow
 
     def add(self, rows: Tensor, found: Descent | Approach) -> None:
         """Take in a descent of the samples ``rows`` (indices), or a walk from afar."""
