@@ -362,6 +362,7 @@ OPTIONS = {
     "verify": "--show --json",
     "universal": "--data --threat --samples --passes --step-batch --relative-step-size --seed --batch-size --threads "
     "--device --weights --mean --std --bounds --out --quiet --json",
+    "corrupt": "--suite --constants --format --rounding --samples --seed --workers --quiet --json DATA OUT",
     "list": "--json attacks suites",
     "check": "--json my_module:my_attack",
     "cite": "BibTeX",

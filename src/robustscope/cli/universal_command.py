@@ -64,7 +64,7 @@ def command(
     ids = select(dataset, samples, seed)
     x, y = dataset.read(ids).to(device), torch.as_tensor(dataset.labels[ids], dtype=torch.int64, device=device)
     with torch_threads(threads), Bar(quiet or json) as bar:
-        bar.begin({"id": "universal"}, 0, len(ids) * passes)
+        bar.show("universal", 0, len(ids) * passes)
         found = craft_universal(
             loaded.classifier,
             x,
