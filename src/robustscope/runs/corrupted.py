@@ -22,10 +22,11 @@ from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from robustscope import __version__
 from robustscope.core.draws import Draws
@@ -95,10 +96,22 @@ class Request:
             )
         return [(name, level + 1) for name in self.suite for level in range(CORRUPTIONS[name].severities)]
 
-    def constants_of(self) -> Constants:
-        """Return the benchmark whose constants are taken, or "auto"."""
-        named = BENCHMARKS[self.suite[0]][1] if self.suite[0] in BENCHMARKS else "auto"
-        return named if self.constants is None else self.constants
+
+def constants_for(request: Request, data: Dataset) -> Constants:
+    """Return the benchmark whose constants are taken for these pictures."""
+    named = BENCHMARKS[request.suite[0]][1] if request.suite[0] in BENCHMARKS else "auto"
+    asked = named if request.constants is None else request.constants
+    return cast(Constants, benchmark(asked, torch.empty(1, *data.shape)))
+
+
+def corrupted_rows(
+    data: Dataset, part: tuple[str, int], ids: Sequence[int], request: Request, constants: Constants
+) -> Tensor:
+    """Return samples in a corruption of a severity, on 256 levels: float32 (B, C, H, W)."""
+    name, severity = part
+    draws = Draws(request.seed, tuple(ids))
+    parameters: dict[str, Any] = {"constants": constants} if "constants" in CORRUPTIONS[name].parameters else {}
+    return corrupt(name, data.read(ids), severity, draws=draws, rounding=request.rounding, **parameters)
 
 
 class Writer:
@@ -116,9 +129,9 @@ class Writer:
         self.request, self.out, self.parts = request, out, request.parts()
         self.data = load_data(request.data)
         self.ids = select(self.data, request.samples, request.seed)
-        _check_pictures(self.data, self.parts)
+        check_pictures(self.data, self.parts)
         self.folders = class_folders(self.data, self.ids)
-        self.benchmark = benchmark(request.constants_of(), torch.empty(1, *self.data.shape))
+        self.benchmark = constants_for(request, self.data)
         step = max(1, min(ROWS, VALUES // int(np.prod(self.data.shape))))
         self.chunks = [self.ids[start : start + step] for start in range(0, len(self.ids), step)]
 
@@ -148,12 +161,7 @@ class Writer:
 
     def pictures(self, part: int, ids: Sequence[int]) -> np.ndarray:
         """Return the corrupted pictures uint8 (B, C, H, W)."""
-        name, severity = self.parts[part]
-        draws = Draws(self.request.seed, tuple(ids))
-        parameters: dict[str, Any] = (
-            {"constants": self.benchmark} if "constants" in CORRUPTIONS[name].parameters else {}
-        )
-        x = corrupt(name, self.data.read(ids), severity, draws=draws, rounding=self.request.rounding, **parameters)
+        x = corrupted_rows(self.data, self.parts[part], ids, self.request, self.benchmark)
         return (x * 255).round().to(torch.uint8).numpy()
 
     def _stored(self, path: Path) -> str | None:
@@ -206,7 +214,7 @@ def write_corrupted(
         InvalidValue: if the folder holds anything else.
         StoreError: if a file could not be written or a worker died; what is stored is kept.
     """
-    _claim(writer.request, writer.out)
+    claim_folder(writer.out, {**asdict(writer.request), "suite": list(writer.request.suite)})
     open_parts = [part for part in range(len(writer.parts)) if not writer.listed(part)]
     total = len(writer.ids) * len(writer.parts)
     begin(total - len(writer.ids) * len(open_parts), total)
@@ -248,7 +256,12 @@ def class_folders(data: Dataset, ids: Sequence[int]) -> dict[int, str]:
     return {k: f"{numbers[k]}_{re.sub(r'[^A-Za-z0-9]+', '_', name).strip('_')}" for k, name in enumerate(names)}
 
 
-def _check_pictures(data: Dataset, parts: Iterable[tuple[str, int]]) -> None:
+def check_pictures(data: Dataset, parts: Iterable[tuple[str, int]]) -> None:
+    """Refuse data that the corruptions are not defined for.
+
+    Raises:
+        InvalidValue: for samples that are no pictures, or of other channels.
+    """
     if len(data.shape) != 3 or data.shape[0] not in (1, 3):
         raise InvalidValue(
             f"samples of shape {data.shape} were given",
@@ -265,11 +278,15 @@ def _check_pictures(data: Dataset, parts: Iterable[tuple[str, int]]) -> None:
             )
 
 
-def _claim(request: Request, folder: Path) -> None:
-    """Write the request, or check that the folder belongs to it."""
+def claim_folder(folder: Path, request: Mapping[str, Any]) -> None:
+    """Write a request and the versions that can change its answer, or check that the folder belongs to both.
+
+    Raises:
+        InvalidValue: if the folder was begun for another request, or holds other files.
+    """
     versions = {"robustscope": __version__, "torch": torch.__version__, "numpy": np.__version__}
     versions["pillow"] = str(pillow().__version__)
-    wanted = {**asdict(request), "suite": list(request.suite), "versions": versions}
+    wanted = {**request, "versions": versions}
     path = folder / "request.json"
     if path.is_file():
         there = read_json(path)
@@ -277,7 +294,7 @@ def _claim(request: Request, folder: Path) -> None:
         if apart:
             raise InvalidValue(
                 f"{folder} was begun with {apart[0]}={there.get(apart[0])!r}, not {wanted[apart[0]]!r}",
-                "the same request and versions are allowed, so that all pictures of a folder belong together",
+                "the same request and versions are allowed, so that all of a folder belongs together",
                 "Write into another folder.",
             )
         return
