@@ -10,15 +10,15 @@ from typing import Any
 import numpy as np
 from matplotlib.colors import LinearSegmentedColormap
 
-from robustscope.reports.figures import GRID, INK, SERIES, drawing, make_axes, to_svg
+from robustscope.reports.figures import GRID, SERIES, drawing, make_axes, to_svg
 from robustscope.reports.formats import interval, number, percent
 from robustscope.reports.formats import markdown as safe
 from robustscope.reports.markdown import rate, table
 from robustscope.runs.store import write_atomically
 
 SHADES = LinearSegmentedColormap.from_list("shades", ["#f4f5f9", SERIES[0]])
-DARK = 0.55
-"""Accuracy from which a cell is dark enough for white figures."""
+DARK, BLACK, WHITE = 0.6, "#16181d", "#ffffff"
+"""Accuracy above which a cell is dark enough for white figures, and the colours of figures."""
 
 
 def heat_map(summary: Mapping[str, Any], name: str = "shifts") -> str:
@@ -39,7 +39,7 @@ def heat_map(summary: Mapping[str, Any], name: str = "shifts") -> str:
         axes.pcolormesh(np.ma.masked_invalid(values), cmap=SHADES, vmin=0, vmax=1, edgecolors=GRID, lw=0.6)
         for (row, column), value in np.ndenumerate(values):
             if np.isfinite(value):
-                colour = "#ffffff" if value > DARK else INK
+                colour = WHITE if value > DARK else BLACK
                 axes.text(column + 0.5, row + 0.5, f"{100 * value:.0f}", ha="center", va="center", color=colour)
         axes.set_xticks(np.arange(len(severities)) + 0.5, [str(severity) for severity in severities])
         axes.set_yticks(np.arange(len(rows)) + 0.5, rows)
