@@ -225,7 +225,7 @@ def present(folder: Path, *, json: bool) -> int:
     """Write the report of a finished run, print its headline, and return the exit code."""
     from robustscope.api import headline
     from robustscope.reports import write_report
-    from robustscope.runs.store import read_json
+    from robustscope.runs.files import read_json
 
     written = write_report(folder)
     summary = read_json(written["json"])
