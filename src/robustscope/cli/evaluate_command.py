@@ -234,5 +234,6 @@ def present(folder: Path, *, json: bool) -> int:
     else:
         out.print(headline(summary), markup=False)
         out.print(f"report: {written['html']}", markup=False)
-    figures = [threat["robust_accuracy"] for model in summary["models"] for threat in model["threats"]]
+    threats = [threat for model in summary["models"] for threat in model["threats"]]
+    figures = [figure for threat in threats for figure in (threat["robust_accuracy"], *threat["certified"])]
     return 1 if any(figure["value"] is None for figure in figures) else 0
