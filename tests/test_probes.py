@@ -546,3 +546,12 @@ def test_the_page_lists_every_probe_with_its_weight():
         row = next(line for line in page.splitlines() if line.startswith(f"| `{card.name}` |"))
         assert card.measures in row
         assert row.split("|")[3].strip() == f"{card.weight}{' *' if card.vital else ''}", card.name
+
+
+def test_a_handful_of_samples_is_never_trusted():
+    model = Classifier(torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(16, 3)).eval())
+    x = torch.rand(8, 1, 4, 4, generator=torch.Generator().manual_seed(0))
+    y = model.logits(x).argmax(1)
+    few, enough = (trust(model, x[:n], y[:n], "linf:0.1", probes=["available_gradients"]) for n in (7, 8))
+    assert (few.verdict, enough.verdict) == ("doubt", "trust")
+    assert "only 7 samples" in few.why[0]

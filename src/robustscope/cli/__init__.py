@@ -21,6 +21,7 @@ COMMANDS = (
     "universal",
     "corrupt",
     "doctor",
+    "limits",
     "list",
     "check",
     "cite",

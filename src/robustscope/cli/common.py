@@ -154,7 +154,8 @@ class Bar:
     def begin(self, plan: Mapping[str, Any], done: int, total: int) -> None:
         """Show the bar of a run; samples that are stored already count as done."""
         name = f"run {plan['id']}"
-        if "measures" in plan["shards"][-1] and "stage" in plan["shards"][-1]:
+        last = plan["shards"][-1] if plan.get("shards") else {}
+        if "measures" in last and "stage" in last:
             name = "probes: can it be trusted?"
         elif plan.get("stages"):
             name = f"{plan['stages'][-1]['kind']} of its survivors"

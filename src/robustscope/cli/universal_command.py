@@ -56,8 +56,8 @@ def command(
     from robustscope.core.types import ThreatModel
     from robustscope.data.selection import select
     from robustscope.runs.engines.local import torch_threads
+    from robustscope.runs.files import write_atomically
     from robustscope.runs.plan import load_subjects
-    from robustscope.runs.store import write_atomically
 
     subjects = load_subjects((spec,), data, settings)
     loaded, dataset = subjects.models[0], subjects.data

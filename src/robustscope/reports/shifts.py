@@ -14,7 +14,7 @@ from robustscope.reports.figures import GRID, SERIES, drawing, make_axes, to_svg
 from robustscope.reports.formats import interval, number, percent
 from robustscope.reports.formats import markdown as safe
 from robustscope.reports.markdown import rate, table
-from robustscope.runs.store import write_atomically
+from robustscope.runs.files import write_atomically
 
 SHADES = LinearSegmentedColormap.from_list("shades", ["#f4f5f9", SERIES[0]])
 DARK, BLACK, WHITE = 0.6, "#16181d", "#ffffff"

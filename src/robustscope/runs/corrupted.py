@@ -39,7 +39,7 @@ from robustscope.data.pictures import decode, encode, pillow
 from robustscope.data.selection import select
 from robustscope.data.sources.folder import SPLITS
 from robustscope.runs.engines.local import end_with, torch_threads
-from robustscope.runs.store import read_json, write_atomically, write_json
+from robustscope.runs.files import read_json, write_atomically, write_json
 
 BENCHMARKS: Mapping[str, tuple[str, Constants]] = {
     "imagenet-c": ("imagenet-c", "auto"),

@@ -28,7 +28,8 @@ from robustscope.data.selection import select
 from robustscope.models.classifier import Classifier
 from robustscope.models.fingerprints import fingerprint
 from robustscope.runs.corrupted import Request, check_pictures, claim_folder, constants_for, corrupted_rows
-from robustscope.runs.store import read_evidence_file, read_json, write_atomically
+from robustscope.runs.files import read_json, write_atomically
+from robustscope.runs.store import read_evidence_file
 
 CLEAN = ("clean", 0)
 Part = tuple[str, int]
