@@ -279,13 +279,13 @@ def test_an_attack_that_hands_back_its_last_point_is_seen_at_another_radius(thre
     """Class 1 where the picture is brighter by 0.15: nothing is lost at 0.05, and everything at four times of it."""
     module = Scores(lambda s: 0 * s, lambda s: s - 0.15)
     white = (AttackCard("there_and_back", there_and_back, 1, "this test"), {})
-    found = trust(door(module), *grey(5), threat, white=white, also=(), probes=["no_silent_success"])
+    found = trust(door(module), *grey(8), threat, white=white, also=(), probes=["no_silent_success"])
     (check,) = found.checks
     assert (check.verdict, check.weight) == ("fail", weight)
     assert found.verdict.startswith(verdict)
-    assert check.affected == tuple(range(5))
-    assert ("5 at 4 epsilon" in check.evidence) is (weight == 2)
-    honest = trust(door(module), *grey(5), threat, white=pgd(), also=(), probes=["no_silent_success"])
+    assert check.affected == tuple(range(8))
+    assert ("8 at 4 epsilon" in check.evidence) is (weight == 2)
+    honest = trust(door(module), *grey(8), threat, white=pgd(), also=(), probes=["no_silent_success"])
     assert honest.verdict == "trust"
 
 
