@@ -32,7 +32,7 @@ DUAL: dict[Norm, float] = {"linf": 1, "l2": 2, "l1": torch.inf}
 
 @register(
     "fmn",
-    version=3,
+    version=4,
     source="Pintor, Roli, Brendel, Biggio, 2021, arXiv:2102.12827, Algorithm 1",
     bibtex=BIBTEX,
     aim="minimum-norm",
@@ -59,7 +59,8 @@ def fmn(
 
     The radius is set to the distance of the linearised boundary until a first adversarial iterate is met; from then on
     it shrinks after an adversarial iterate and grows after any other, by a share that falls by half a cosine, and never
-    beyond the best distance found. Each step moves along the normalised gradient and is projected on ball and bounds.
+    beyond the best distance found. Each step moves along the normalised gradient (linf: its sign) and is projected on
+    ball and bounds.
 
     Args:
         model: classifier under attack.
@@ -86,10 +87,13 @@ def fmn(
 
     Departures: until a first success the radius grows by ``radius_change`` at least. Without this the linear estimate
         approaches the boundary from below for ever where the bounds cut steps short, and the attack returns its input
-        (adv-lib 0.2.8 does for 40 of 64 digits). The l2 and l1 projections are those on ball and bounds together,
-        exact in l1, in l2 to within a fiftieth of
-        the share by which the radius changes. l0
-        steps follow the sign of the gradient and keep the values of largest first-order effect, where the paper
+        (adv-lib 0.2.8 does for 40 of 64 digits). For the same reason l2 and l1 iterates are lengthened to the radius
+        before the projection until a first success: where the gradient concerns only values that stand at their bounds,
+        the paper's iterate does not move any more, however large the radius becomes. linf steps follow the sign of the
+        gradient, at the same l2 length: the paper's move a few values to their bounds and leave the others. Of 47 digits
+        on ``mnist_lirpa_cnn_small`` both together break 47 in place of 6 in linf, l2 and l1. The l2 and l1 projections are
+        those on ball and bounds together, exact in l1, in l2 to within a fiftieth of the share by which the radius
+        changes. l0 steps follow the sign of the gradient and keep the values of largest first-order effect, where the paper
         normalises the gradient in l2 and keeps the values moved furthest: on the digits linear model the gap to the
         exact count falls from 0.18 to 0.10 values on average. The search starts from ``x`` only, not from a sample of
         another class.
@@ -130,7 +134,7 @@ def walk(search: Search, start: Tensor, radius: Tensor, schedule: Schedule) -> N
     way = current - centre
     far = balls.length(norm, way)
     radius, longest = radius[rows], planes.furthest_corner(norm, bounds, search.x)[rows]
-    gain = torch.ones_like(radius)
+    gain, missing = torch.ones_like(radius), norm != "l0"
     for step in range(schedule.steps):
         if not len(rows):
             return
@@ -143,10 +147,12 @@ def walk(search: Search, start: Tensor, radius: Tensor, schedule: Schedule) -> N
         share = annealed(schedule.radius_change, schedule.final_radius_change, step, schedule.steps)
         known = search.distance[rows].to(radius.dtype)
         radius = _next_radius(norm, radius, known, solved, share)
-        if norm != "l0" and known.isinf().any():
+        lost = known.isinf()
+        missing = missing and bool(lost.any())
+        if missing:
             slope = torch.linalg.vector_norm(gradients.flatten(1), DUAL[norm], dim=1)
             estimate = far + values.abs() / slope.clamp(min=torch.finfo(slope.dtype).tiny)
-            radius = torch.where(known.isinf(), radius.maximum(estimate), radius)
+            radius = torch.where(lost, radius.maximum(estimate), radius)
         radius = radius.minimum(longest)
         size = schedule.step_size * (bounds.upper - bounds.lower)
         size = annealed(size, size * schedule.relative_final_step_size, step, schedule.steps)
@@ -154,7 +160,9 @@ def walk(search: Search, start: Tensor, radius: Tensor, schedule: Schedule) -> N
             moved = torch.add(centre + way, gradients.sign(), alpha=size).clamp_(*bounds)
             current = _keep_most_effective(centre, moved, gradients, radius)
         else:
-            moved = along(way, gradients, size, out=way)
+            moved = along(way, gradients.sign() if norm == "linf" else gradients, size, out=way)
+            if missing and norm != "linf":
+                _lengthen(norm, moved, radius, lost)
             if norm == "l2":
                 current, way, far, gain = planes.reach(bounds, centre, moved, radius, gain, CLOSE * share, True)
                 continue
@@ -174,6 +182,13 @@ def _keep_most_effective(x: Tensor, moved: Tensor, gradients: Tensor, count: Ten
     effect = ((moved - x) * gradients).flatten(1)
     rank = effect.argsort(dim=1, descending=True, stable=True).argsort(dim=1).view_as(x)
     return torch.where(rank < columns(count, x), moved, x)
+
+
+def _lengthen(norm: Norm, way: Tensor, radius: Tensor, rows: Tensor) -> None:
+    """Make each ``way`` (b, *S) of ``rows``, bool (b,), as long as its ``radius`` (b,) at least, in place."""
+    far = balls.length(norm, way)
+    short = rows & (far > 0) & (far < radius)
+    way *= columns(torch.where(short, radius / far, torch.ones_like(far)).clamp_(max=torch.finfo(far.dtype).max), way)
 
 
 def _next_radius(norm: Norm, radius: Tensor, known: Tensor, solved: Tensor, share: float) -> Tensor:
