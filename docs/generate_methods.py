@@ -1,4 +1,4 @@
-"""Write one page for each registered attack into docs/methods, from its card and its docstring.
+"""Write one page for each registered method into docs/methods, from its card and its docstring.
 
 python docs/generate_methods.py          write the pages
 python docs/generate_methods.py --check  exit with 1 if a page is missing, stale or left over
@@ -13,11 +13,37 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from robustscope.attacks import ATTACKS, AttackCard
+from robustscope.certify import CERTIFIERS
 from robustscope.contracts import checks_for
 from robustscope.contracts.explained import sections
+from robustscope.core.registry import Card, Registry
+from robustscope.corruptions import CORRUPTIONS
+from robustscope.estimates import ESTIMATES
+from robustscope.limits import LIMITS
 
 FOLDER = Path(__file__).resolve().parent / "methods"
-_NOTE = "<!-- Written by docs/generate_methods.py from the attack's card and docstring. Edit those instead. -->"
+_NOTE = "<!-- Written by docs/generate_methods.py from the card and docstring of the method. Edit those instead. -->"
+KINDS: dict[str, Registry] = {
+    "Attacks": ATTACKS,
+    "Certifiers": CERTIFIERS,
+    "Estimates of the robust radius": ESTIMATES,
+    "Limits": LIMITS,
+    "Corruptions": CORRUPTIONS,
+}
+SAID = {
+    "access": "Needs of the model",
+    "norms": "Norms",
+    "goals": "Goals",
+    "sound": "A verified sample is",
+    "layers": "Layers",
+    "subject": "True of",
+    "direction": "Direction",
+    "quantity": "Quantity",
+    "family": "Family",
+    "constants": "Constants",
+    "severities": "Severities",
+}
+"""Facts of cards that are shown as they are."""
 _NAME = re.compile(r"^ {4}([a-z_][a-z_0-9]*(?:, [a-z_][a-z_0-9]*)*): (.*)$")
 
 
@@ -58,8 +84,22 @@ def cell(text: str) -> str:
     return escape(flat(text)).replace("|", r"\|")
 
 
-def facts(card: AttackCard) -> str:
+def facts(card: Card) -> str:
     """Return what the card says, as a table."""
+    rows = _of_attack(card) if isinstance(card, AttackCard) else _of_others(card)
+    return "\n".join(["| | |", "| --- | --- |", *(f"| {name} | {cell(text)} |" for name, text in rows.items())])
+
+
+def _of_others(card: Card) -> dict[str, str]:
+    rows: dict[str, str] = {}
+    for key, title in SAID.items():
+        value = getattr(card, key, None)
+        if value and not callable(value):
+            rows[title] = ", ".join(map(str, value)) if isinstance(value, (tuple, list)) else str(value)
+    return {**rows, "Version": str(card.version), "Source": card.source}
+
+
+def _of_attack(card: AttackCard) -> dict[str, str]:
     forward, backward = card.cost(card.resolve())
     rows = {
         "Needs of the model": card.access,
@@ -74,11 +114,11 @@ def facts(card: AttackCard) -> str:
     }
     if card.floor:
         rows["Noise floor"] = "yes: what anything called an attack must beat"
-    return "\n".join(["| | |", "| --- | --- |", *(f"| {name} | {cell(text)} |" for name, text in rows.items())])
+    return rows
 
 
-def page(card: AttackCard) -> str:
-    """Return the page of one attack."""
+def page(card: Card) -> str:
+    """Return the page of one method."""
     parts = sections(inspect.getdoc(card.function) or "")
     meaning = arguments(parts.get("Args", ""))
     module = card.function.__module__.replace(".", "/")
@@ -102,22 +142,28 @@ def page(card: AttackCard) -> str:
 
 
 def index() -> str:
-    """Return the table of all attacks."""
+    """Return the tables of all methods."""
     rows = [
         f"| [{card.name}]({card.name}.md) | {card.access} | {', '.join(card.kinds)} | {cell(card.summary())} |"
         for card in ATTACKS
     ]
     head = ["| Attack | Needs | Norms | What it does |", "| --- | --- | --- | --- |"]
-    return "\n\n".join(["# Attacks", _NOTE, "\n".join([*head, *rows])]) + "\n"
+    blocks = ["# Methods", _NOTE, "## Attacks", "\n".join([*head, *rows])]
+    for title, registry in KINDS.items():
+        if registry is not ATTACKS:
+            rows = [f"| [{card.name}]({card.name}.md) | {cell(card.summary())} |" for card in registry]
+            blocks += [f"## {title}", "\n".join(["| Name | What it does |", "| --- | --- |", *rows])]
+    return "\n\n".join(blocks) + "\n"
 
 
 def pages() -> Mapping[str, str]:
     """Return file name -> content of every page."""
-    return {"README.md": index(), **{f"{card.name}.md": page(card) for card in ATTACKS}}
+    cards = [card for registry in KINDS.values() for card in registry]
+    return {"README.md": index(), **{f"{card.name}.md": page(card) for card in cards}}
 
 
 def stale(folder: Path = FOLDER) -> list[str]:
-    """Return the names of pages that are missing, differ, or belong to no attack."""
+    """Return the names of pages that are missing, differ, or belong to no method."""
     wanted = pages()
     found = {path.name: path.read_text(encoding="utf-8") for path in folder.glob("*.md")}
     return sorted(name for name in {**wanted, **found} if wanted.get(name) != found.get(name))

@@ -13,9 +13,10 @@ from robustscope.core.errors import CorruptRun, InvalidValue, MissingFile, Robus
 from robustscope.reports import write_report
 from robustscope.runs.config import AttackSpec, Config, ModelSpec, Settings
 from robustscope.runs.evidence import verify_run
+from robustscope.runs.files import write_json
 from robustscope.runs.plan import make_plan
 from robustscope.runs.session import carry_out, start
-from robustscope.runs.store import read_record, read_table, shard_path, write_json
+from robustscope.runs.store import read_record, read_table, shard_path
 
 BASE = ("evaluate", STANDARD, "--data", "digits", "--samples", "8", "--quiet")
 FGSM = (*BASE, "--suite", "fgsm", "--curve", "none", "--threat", "linf:0.1", "--trust", "off")

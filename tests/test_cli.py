@@ -288,7 +288,9 @@ def test_list_names_what_is_registered():
     code, out, _ = command("list", "--json")
     listing = json.loads(out)
     assert code == 0
-    assert set(listing) == {"attacks", "suites", "corruptions", "data", "models"}
+    kinds = {"attacks", "suites", "certifiers", "estimates", "probes", "limits", "corruptions", "data", "models"}
+    assert set(listing) == kinds
+    assert all(entry["summary"] for kind in kinds - {"suites"} for entry in listing[kind])
     assert [entry["name"] for entry in listing["attacks"]] == [card.name for card in ATTACKS]
     assert all(entry["source"] and entry["summary"] for entry in listing["attacks"])
     code, out, _ = command("list", "suites")
@@ -354,7 +356,8 @@ def test_demo_compares_its_two_networks(tmp_path, monkeypatch):
 OPTIONS = {
     "evaluate": (
         "--data --threat --attack --out --config --samples --suite --curve --seed --shard-size --batch-size --threads "
-        "--device --weights --mean --std --bounds --allow-probabilities --workers --quiet --json"
+        "--device --weights --mean --std --bounds --allow-probabilities --workers --quiet --json --trust --certify "
+        "--bracket --estimate"
     ),
     "plan": "--data --threat --attack --out --config --samples --json",
     "run": "--shard --workers --quiet --json",
@@ -362,8 +365,10 @@ OPTIONS = {
     "verify": "--show --json",
     "universal": "--data --threat --samples --passes --step-batch --relative-step-size --seed --batch-size --threads "
     "--device --weights --mean --std --bounds --out --quiet --json",
+    "corrupt": "--suite --constants --format --rounding --samples --seed --workers --quiet --json DATA OUT",
     "list": "--json attacks suites",
     "check": "--json my_module:my_attack",
+    "limits": "--against --norm --epsilons --classes --samples --seed --json",
     "cite": "BibTeX",
     "doctor": "--samples --seed --mean --std --bounds --json",
     "demo": "--out --workers --quiet --json",

@@ -13,9 +13,10 @@ from robustscope.core.types import AttackResult
 from robustscope.data.datasets import from_tensors
 from robustscope.models.loading import from_module
 from robustscope.runs.config import AttackSpec, Config, ModelSpec, Settings
+from robustscope.runs.files import read_json, write_json
 from robustscope.runs.plan import Subjects, known_suites, load_subjects, make_plan
 from robustscope.runs.session import carry_out, start
-from robustscope.runs.store import read_json, read_plan, read_record, read_table, write_json
+from robustscope.runs.store import read_plan, read_record, read_table
 
 
 def config(**changes) -> Config:

@@ -279,13 +279,13 @@ def test_an_attack_that_hands_back_its_last_point_is_seen_at_another_radius(thre
     """Class 1 where the picture is brighter by 0.15: nothing is lost at 0.05, and everything at four times of it."""
     module = Scores(lambda s: 0 * s, lambda s: s - 0.15)
     white = (AttackCard("there_and_back", there_and_back, 1, "this test"), {})
-    found = trust(door(module), *grey(5), threat, white=white, also=(), probes=["no_silent_success"])
+    found = trust(door(module), *grey(8), threat, white=white, also=(), probes=["no_silent_success"])
     (check,) = found.checks
     assert (check.verdict, check.weight) == ("fail", weight)
     assert found.verdict.startswith(verdict)
-    assert check.affected == tuple(range(5))
-    assert ("5 at 4 epsilon" in check.evidence) is (weight == 2)
-    honest = trust(door(module), *grey(5), threat, white=pgd(), also=(), probes=["no_silent_success"])
+    assert check.affected == tuple(range(8))
+    assert ("8 at 4 epsilon" in check.evidence) is (weight == 2)
+    honest = trust(door(module), *grey(8), threat, white=pgd(), also=(), probes=["no_silent_success"])
     assert honest.verdict == "trust"
 
 
@@ -546,3 +546,12 @@ def test_the_page_lists_every_probe_with_its_weight():
         row = next(line for line in page.splitlines() if line.startswith(f"| `{card.name}` |"))
         assert card.measures in row
         assert row.split("|")[3].strip() == f"{card.weight}{' *' if card.vital else ''}", card.name
+
+
+def test_a_handful_of_samples_is_never_trusted():
+    model = Classifier(torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(16, 3)).eval())
+    x = torch.rand(8, 1, 4, 4, generator=torch.Generator().manual_seed(0))
+    y = model.logits(x).argmax(1)
+    few, enough = (trust(model, x[:n], y[:n], "linf:0.1", probes=["available_gradients"]) for n in (7, 8))
+    assert (few.verdict, enough.verdict) == ("doubt", "trust")
+    assert "only 7 samples" in few.why[0]

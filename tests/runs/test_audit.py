@@ -14,10 +14,11 @@ from robustscope.core.errors import CorruptRun, InvalidValue
 from robustscope.core.sampling import draws_needed
 from robustscope.runs.audit import next_stages, risk_of, verdicts
 from robustscope.runs.config import AttackSpec, Audit, Config, ModelSpec, Settings
+from robustscope.runs.files import read_json
 from robustscope.runs.plan import make_plan
 from robustscope.runs.session import carry_out, start
 from robustscope.runs.stages import _add
-from robustscope.runs.store import plan_id, read_json, read_plan, read_record, read_table, stage_path
+from robustscope.runs.store import plan_id, read_plan, read_record, read_table, stage_path
 from run_factory import make_plan as synthetic_plan
 from runs.harness import carry_out_quietly, in_process
 

@@ -15,9 +15,10 @@ from robustscope.core.errors import CorruptRun, InvalidValue
 from robustscope.core.threats import Patch, RotationTranslation
 from robustscope.runs.config import AttackSpec, Config, ModelSpec, Settings
 from robustscope.runs.evidence import verify_run
+from robustscope.runs.files import read_json
 from robustscope.runs.plan import make_plan
 from robustscope.runs.session import carry_out, start
-from robustscope.runs.store import evidence_path, plan_id, portable, read_json, read_plan, read_table
+from robustscope.runs.store import evidence_path, plan_id, portable, read_plan, read_table
 
 ROTATION = ("rotation-translation:8,0.5", AttackSpec("rotation_translation", {"trials": 4, "angles": 5, "shifts": 3}))
 PATCH = ("patch:2,2", AttackSpec("patch", {"steps": 12, "restarts": 2}))

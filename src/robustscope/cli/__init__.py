@@ -12,7 +12,21 @@ from cyclopts.exceptions import CycloptsError
 from robustscope import __version__
 from robustscope.core.errors import RobustscopeError
 
-COMMANDS = ("evaluate", "plan", "run", "report", "verify", "universal", "doctor", "list", "check", "cite", "demo")
+COMMANDS = (
+    "evaluate",
+    "plan",
+    "run",
+    "report",
+    "verify",
+    "universal",
+    "corrupt",
+    "doctor",
+    "limits",
+    "list",
+    "check",
+    "cite",
+    "demo",
+)
 
 
 def build() -> App:

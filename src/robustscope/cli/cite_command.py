@@ -25,11 +25,14 @@ def command(
     from robustscope import __version__
     from robustscope.attacks import ATTACKS
     from robustscope.certify import CERTIFIERS
+    from robustscope.corruptions import CORRUPTIONS
     from robustscope.estimates import ESTIMATES
+    from robustscope.limits import LIMITS
     from robustscope.probes import PROBES
     from robustscope.runs.store import read_plan
 
-    known = {card.name: card for registry in (PROBES, ESTIMATES, CERTIFIERS, ATTACKS) for card in registry}
+    registries = (PROBES, CORRUPTIONS, LIMITS, ESTIMATES, CERTIFIERS, ATTACKS)
+    known = {card.name: card for registry in registries for card in registry}
     names: list[str] = []
     sources: dict[str, None] = {}
     for item in what:

@@ -107,17 +107,30 @@ def worker_count(workers: int | None, plan: Mapping[str, Any]) -> int:
         InvalidValue: if fewer than one was asked for.
     """
     if workers is not None:
-        if workers < 1:
-            raise InvalidValue(f"--workers={workers} was given", "1 or more is allowed", "Write e.g. --workers 2.")
-        return workers
+        return asked_workers(workers)
     if not str(plan["request"]["settings"]["device"]).startswith("cpu"):
         return 1
     if any("query_limit" in model for model in plan["models"]):  # processes cannot count together
         return 1
     if plan["cost"]["forward"] + plan["cost"]["backward"] < FEW_ROWS:  # starting a process costs seconds
         return 1
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(1, min(cores // plan["threads"], len(plan["shards"])))
+    return max(1, min(cores() // plan["threads"], len(plan["shards"])))
+
+
+def asked_workers(workers: int) -> int:
+    """Return the number of processes that was asked for.
+
+    Raises:
+        InvalidValue: if it is less than one.
+    """
+    if workers < 1:
+        raise InvalidValue(f"--workers={workers} was given", "1 or more is allowed", "Write e.g. --workers 2.")
+    return workers
+
+
+def cores() -> int:
+    """Return the number of processor cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 class Bar:
@@ -139,13 +152,18 @@ class Bar:
         self._task: Any = None
 
     def begin(self, plan: Mapping[str, Any], done: int, total: int) -> None:
-        """Show the bar; samples that are stored already count as done."""
-        self._progress.start()
+        """Show the bar of a run; samples that are stored already count as done."""
         name = f"run {plan['id']}"
-        if "measures" in plan["shards"][-1] and "stage" in plan["shards"][-1]:
+        last = plan["shards"][-1] if plan.get("shards") else {}
+        if "measures" in last and "stage" in last:
             name = "probes: can it be trusted?"
         elif plan.get("stages"):
             name = f"{plan['stages'][-1]['kind']} of its survivors"
+        self.show(name, done, total)
+
+    def show(self, name: str, done: int, total: int) -> None:
+        """Show the bar under a name."""
+        self._progress.start()
         self._task = self._progress.add_task(name, total=total, completed=done, rate="")
 
     def advance(self, samples: int) -> None:

@@ -225,7 +225,7 @@ def present(folder: Path, *, json: bool) -> int:
     """Write the report of a finished run, print its headline, and return the exit code."""
     from robustscope.api import headline
     from robustscope.reports import write_report
-    from robustscope.runs.store import read_json
+    from robustscope.runs.files import read_json
 
     written = write_report(folder)
     summary = read_json(written["json"])
@@ -234,5 +234,6 @@ def present(folder: Path, *, json: bool) -> int:
     else:
         out.print(headline(summary), markup=False)
         out.print(f"report: {written['html']}", markup=False)
-    figures = [threat["robust_accuracy"] for model in summary["models"] for threat in model["threats"]]
+    threats = [threat for model in summary["models"] for threat in model["threats"]]
+    figures = [figure for threat in threats for figure in (threat["robust_accuracy"], *threat["certified"])]
     return 1 if any(figure["value"] is None for figure in figures) else 0

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from cyclopts import Parameter
 from rich.box import SIMPLE_HEAD
@@ -10,26 +10,50 @@ from rich.table import Table
 from rich.text import Text
 
 from robustscope.cli.common import Json, emit, out
+from robustscope.core.registry import Card
 
-_SHOWN = ("name", "form", "example", "norms", "access", "attacks", "family", "severities", "summary")
+_SHOWN = (
+    "name",
+    "form",
+    "example",
+    "norms",
+    "access",
+    "attacks",
+    "family",
+    "severities",
+    "sound",
+    "subject",
+    "summary",
+)
+
+
+def _plain(card: Card, **facts: Any) -> dict[str, Any]:
+    return {"name": card.name, **facts, "summary": card.summary(), "version": card.version, "source": card.source}
 
 
 def command(
     kind: Annotated[
-        Literal["all", "attacks", "suites", "corruptions", "data", "models"], Parameter(help="What to list.")
+        Literal[
+            "all", "attacks", "suites", "certifiers", "estimates", "probes", "limits", "corruptions", "data", "models"
+        ],
+        Parameter(help="What to list."),
     ] = "all",
     /,
     *,
     json: Json = False,
 ) -> int:
-    """List attacks, suites, corruptions, and the sources of data and models.
+    """List attacks, suites, certifiers, estimates, probes, limits, corruptions, and the sources of data and models.
 
     The tables are short; --json also says goals, aim, version and source of every method.
     """
     from robustscope.attacks import ATTACKS
+    from robustscope.certify import CERTIFIERS
     from robustscope.corruptions import CORRUPTIONS
     from robustscope.data.datasets import SOURCES
+    from robustscope.estimates import ESTIMATES
+    from robustscope.limits import LIMITS
     from robustscope.models.loading import LOADERS
+    from robustscope.probes import PROBES
     from robustscope.runs.plan import known_suites
 
     listing = {
@@ -47,6 +71,10 @@ def command(
             for card in ATTACKS
         ],
         "suites": [{"name": name, "attacks": attacks} for name, attacks in known_suites().items()],
+        "certifiers": [_plain(card, sound=card.sound, norms=list(card.norms)) for card in CERTIFIERS],
+        "estimates": [_plain(card, norms=list(card.norms), goals=list(card.goals)) for card in ESTIMATES],
+        "probes": [_plain(card, access=card.access, weight=card.weight, vital=card.vital) for card in PROBES],
+        "limits": [_plain(card, subject=card.subject, quantity=card.quantity) for card in LIMITS],
         "corruptions": [
             {
                 "name": card.name,
@@ -68,7 +96,7 @@ def command(
             {"name": card.name, "form": card.form, "summary": card.summary(), "source": card.source} for card in LOADERS
         ],
     }
-    chosen = listing if kind == "all" else {kind: listing[kind]}
+    chosen: dict[str, list[dict[str, Any]]] = listing if kind == "all" else {kind: listing[kind]}
     if json:
         emit(chosen)
         return 0

@@ -56,15 +56,15 @@ def command(
     from robustscope.core.types import ThreatModel
     from robustscope.data.selection import select
     from robustscope.runs.engines.local import torch_threads
+    from robustscope.runs.files import write_atomically
     from robustscope.runs.plan import load_subjects
-    from robustscope.runs.store import write_atomically
 
     subjects = load_subjects((spec,), data, settings)
     loaded, dataset = subjects.models[0], subjects.data
     ids = select(dataset, samples, seed)
     x, y = dataset.read(ids).to(device), torch.as_tensor(dataset.labels[ids], dtype=torch.int64, device=device)
     with torch_threads(threads), Bar(quiet or json) as bar:
-        bar.begin({"id": "universal"}, 0, len(ids) * passes)
+        bar.show("universal", 0, len(ids) * passes)
         found = craft_universal(
             loaded.classifier,
             x,

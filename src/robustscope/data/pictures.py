@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -76,6 +76,22 @@ def decode(source: Path | bytes | Any, channels: int, where: str) -> np.ndarray:
             raise
         raise BadFile(f"{where} could not be decoded ({error})", "a whole picture is allowed", "Replace it.") from error
     return np.ascontiguousarray(pixels.transpose(2, 0, 1) if pixels.ndim == 3 else pixels[None])
+
+
+def encode(pixels: np.ndarray, form: Literal["png", "jpeg"]) -> bytes:
+    """Return a picture as the bytes of a file.
+
+    Args:
+        pixels: uint8 (C, H, W), grey or RGB.
+        form: "png", which keeps every value, or "jpeg" of quality 85, as the pictures of ImageNet-C are stored.
+    """
+    file = io.BytesIO()
+    picture = pillow().fromarray(pixels[0] if len(pixels) == 1 else np.ascontiguousarray(pixels.transpose(1, 2, 0)))
+    if form == "png":
+        picture.save(file, "PNG")
+    else:
+        picture.save(file, "JPEG", quality=85, optimize=True)
+    return file.getvalue()
 
 
 def split_names(present: set[str], asked: str, where: str) -> str | None:

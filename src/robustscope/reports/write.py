@@ -9,7 +9,7 @@ from pathlib import Path
 from robustscope.reports.html import render_html
 from robustscope.reports.markdown import render_markdown
 from robustscope.reports.summary import gather
-from robustscope.runs import store
+from robustscope.runs.files import write_atomically
 
 
 def write_report(run: str | Path, out: str | Path | None = None) -> dict[str, Path]:
@@ -38,7 +38,7 @@ def write_report(run: str | Path, out: str | Path | None = None) -> dict[str, Pa
     }
     paths = {kind: folder / f"report.{kind}" for kind in texts}
     for kind, text in texts.items():
-        store.write_atomically(paths[kind], partial(_put, text))
+        write_atomically(paths[kind], partial(_put, text))
     return paths
 
 

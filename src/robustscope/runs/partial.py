@@ -25,7 +25,7 @@ from torch import Tensor
 from robustscope.core.errors import StoreError
 from robustscope.core.resume import Keeper, Saved
 from robustscope.core.types import Ledger
-from robustscope.runs.store import write_atomically
+from robustscope.runs.files import write_atomically
 
 FORMAT = 2
 EVERY = 30.0

@@ -16,10 +16,11 @@ from robustscope.runs.audit import verdicts
 from robustscope.runs.config import config_from_dict
 from robustscope.runs.engines.local import part, run_here, run_in_processes
 from robustscope.runs.execute import check_subjects
+from robustscope.runs.files import write_json
 from robustscope.runs.measured import read_measures
 from robustscope.runs.plan import Subjects, load_subjects
 from robustscope.runs.stages import extend
-from robustscope.runs.store import missing_shards, portable, read_plan, read_table, shard_record, write_json
+from robustscope.runs.store import missing_shards, portable, read_plan, read_table, shard_record
 
 
 class Watcher(Protocol):

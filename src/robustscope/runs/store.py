@@ -18,9 +18,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import os
-from collections.abc import Callable, Generator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +29,8 @@ from safetensors import SafetensorError
 from safetensors.numpy import load as load_safetensors
 from safetensors.numpy import save as save_safetensors
 
-from robustscope.core.errors import CorruptRun, MissingFile, StoreError
+from robustscope.core.errors import CorruptRun
+from robustscope.runs.files import RESTORE, read_json, write_atomically
 
 FORMAT = 1
 
@@ -69,84 +68,6 @@ def shard_path(run: Path, shard: int) -> Path:
 def evidence_path(run: Path, shard: int) -> Path:
     """Return where the examples of a shard are stored."""
     return run / "evidence" / f"{shard:05d}.safetensors"
-
-
-@contextmanager
-def _store_errors(path: Path) -> Generator[None]:
-    try:
-        yield
-    except OSError as error:
-        if isinstance(error, StoreError):
-            raise
-        raise StoreError(
-            f"{path} could not be written ({error.strerror or error})",
-            "a writable folder with free space is allowed",
-            "Free space or choose another folder, then run again: stored shards are kept.",
-        ) from error
-
-
-def write_atomically(path: Path, write: Callable[[Path], object], *, once: bool = False) -> None:
-    """Write a file whole or not at all.
-
-    Args:
-        path: final place.
-        write: writes the content to the temporary path that it is given.
-        once: keep a file that is already there.
-
-    Raises:
-        StoreError: if the folder cannot be written or the disk is full; nothing is left behind.
-    """
-    with _store_errors(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        part = path.with_name(f"{path.name}.{os.getpid()}.part")
-        try:
-            try:
-                write(part)
-            except duckdb.Error as error:
-                raise OSError(str(error)) from error
-            with part.open("rb") as handle:
-                os.fsync(handle.fileno())
-            if once and path.exists():
-                return
-            part.replace(path)
-            _sync_folder(path.parent)
-        finally:
-            with suppress(OSError):
-                part.unlink(missing_ok=True)
-
-
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def write_json(path: Path, content: Any) -> None:
-    """Write JSON atomically."""
-    text = json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
-    write_atomically(path, lambda part: part.write_text(text, encoding="utf-8"))
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """Read a JSON file of a run.
-
-    Raises:
-        MissingFile, CorruptRun: if it is absent or not a JSON object.
-    """
-    if not path.is_file():
-        raise MissingFile(f"{path} does not exist", "a run folder is allowed", "Check the path, or run it first.")
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, OSError) as error:
-        raise CorruptRun(f"{path} cannot be read ({error})", "the file as written is allowed", _RESTORE) from error
-    if not isinstance(content, dict):
-        raise CorruptRun(f"{path} is not a JSON object", "the file as written is allowed", _RESTORE)
-    return content
-
-
-_RESTORE = "Restore it from a copy, or run the evaluation again into a new folder."
 
 
 def plan_id(content: Mapping[str, Any]) -> str:
@@ -222,7 +143,7 @@ def with_stages(plan: Mapping[str, Any], run: Path) -> dict[str, Any]:
         path = stage_path(run, number)
         stage = read_json(path)
         if stage.get("seal") != plan_id({k: v for k, v in stage.items() if k != "seal"}) or stage["plan"] != plan["id"]:
-            raise CorruptRun(f"{path} was edited or is of another plan", "a stage as written is allowed", _RESTORE)
+            raise CorruptRun(f"{path} was edited or is of another plan", "a stage as written is allowed", RESTORE)
         for name in ("cells", "shards", "stages"):
             whole[name] += stage[name]
         number += 1
@@ -245,13 +166,13 @@ def read_plan(run: str | Path) -> dict[str, Any]:
         for entry in (*plan["cells"], *plan["threats"], *plan.get("measures", ())):
             entry["epsilon"] = float(entry["epsilon"])
     except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise CorruptRun(f"{path} lacks {error}", "a plan as written is allowed", _RESTORE) from error
+        raise CorruptRun(f"{path} lacks {error}", "a plan as written is allowed", RESTORE) from error
     for key in ("id", "seal"):
         if plan.get(key) != expected[key]:
             raise CorruptRun(
                 f"{path} says {key} {plan.get(key)!r} but its content has {key} {expected[key]!r}",
                 "a plan as written is allowed",
-                _RESTORE,
+                RESTORE,
             )
     return with_stages(plan, Path(run))
 
@@ -423,7 +344,7 @@ def check_rows(rows: pd.DataFrame, plan: Mapping[str, Any], shard: Mapping[str, 
     strange = set(rows["status"]) - set(STATUSES)
     if strange:
         raise CorruptRun(
-            f"{path} holds the status {sorted(map(str, strange))[0]!r}", f"one of {STATUSES} is allowed", _RESTORE
+            f"{path} holds the status {sorted(map(str, strange))[0]!r}", f"one of {STATUSES} is allowed", RESTORE
         )
 
 
@@ -454,4 +375,4 @@ def evidence_digest(run: str | Path, shard: int) -> str:
     try:
         return hashlib.sha256(path.read_bytes()).hexdigest()
     except OSError as error:
-        raise CorruptRun(f"the evidence {path} is missing", "one file for each shard is allowed", _RESTORE) from error
+        raise CorruptRun(f"the evidence {path} is missing", "one file for each shard is allowed", RESTORE) from error

@@ -25,6 +25,8 @@ from robustscope.probes.trust import Trust, judge
 
 VERSION = 1
 SOURCE = "Carlini et al., 2019, arXiv:1902.06705; Pintor et al., 2022, arXiv:2106.09947; Zimmermann et al., 2022, arXiv:2206.13991"
+FEWEST = 8
+"""Samples below which nothing is trusted."""
 WHITE: AttackText = ("pgd", {"steps": 40, "loss": "margin"})
 ALSO: tuple[AttackText, ...] = (("ladder", {"search": False}),)
 REFERENCE: AttackText = ("apgd", {"steps": 100, "loss": "margin"})
@@ -121,7 +123,11 @@ def trust(
             checks.append(found)
             if watcher is not None:
                 watcher(found)
-    return replace(judge(checks), n=len(x), correct=len(rows), left=left)
+    found = replace(judge(checks), n=len(x), correct=len(rows), left=left)
+    if found.verdict == "trust" and len(rows) < FEWEST:
+        few = f"only {len(rows)} samples were looked at, too few to show that an attack is too weak."
+        found = replace(found, verdict="doubt", why=(few,))
+    return found
 
 
 def expected_rows(

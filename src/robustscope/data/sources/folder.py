@@ -70,6 +70,18 @@ def folder(path: str, split: str) -> Dataset:
         raise BadFile(
             f"{place} has no sub-folders", "one sub-folder for each class is expected", "Sort the pictures by class."
         )
+    files, labels = class_pictures(classes)
+    shape = common_shape(files)
+    names = [child.name for child in classes]
+    return PicturesDataset(root.name, files, shape, check_labels(labels, len(files), path), names)
+
+
+def class_pictures(classes: Sequence[Path]) -> tuple[list[Path], np.ndarray]:
+    """Return the pictures in the folders of classes, and the place of its folder for each: int64 (n,).
+
+    Raises:
+        BadFile: for a folder without pictures.
+    """
     files: list[Path] = []
     labels: list[int] = []
     for label, child in enumerate(classes):
@@ -82,17 +94,19 @@ def folder(path: str, split: str) -> Dataset:
             )
         files += here
         labels += [label] * len(here)
-    shape = _common_shape(files)
-    names = [child.name for child in classes]
-    return PicturesDataset(root.name, files, shape, check_labels(np.asarray(labels), len(files), path), names)
+    return files, np.asarray(labels, dtype=np.int64)
 
 
 def _folders(place: Path) -> list[Path]:
     return sorted(child for child in place.iterdir() if child.is_dir() and not child.name.startswith("."))
 
 
-def _common_shape(files: Sequence[Path]) -> tuple[int, int, int]:
-    """Return (C, H, W) of all pictures, or name the first that differs in size."""
+def common_shape(files: Sequence[Path]) -> tuple[int, int, int]:
+    """Return (C, H, W) of all pictures.
+
+    Raises:
+        BadFile: naming the first that differs in size.
+    """
     channels, (_, height, width) = 0, header(files[0])
     for file in files:
         mode, h, w = header(file)

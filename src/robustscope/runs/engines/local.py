@@ -106,8 +106,8 @@ def _run_one(plan: Mapping[str, Any], run: Path, subjects: Subjects, index: int)
 _worker: dict[str, Any] = {}
 
 
-def _start_worker(run: str, parent: int) -> None:
-    """Load the plan's subjects once in a worker process; end the worker when its parent is gone."""
+def end_with(parent: int) -> None:
+    """End this worker process when its parent is gone."""
 
     def watch() -> None:
         pause = threading.Event()
@@ -116,6 +116,11 @@ def _start_worker(run: str, parent: int) -> None:
         os._exit(1)
 
     threading.Thread(target=watch, daemon=True).start()
+
+
+def _start_worker(run: str, parent: int) -> None:
+    """Load the plan's subjects once in a worker process; end the worker when its parent is gone."""
+    end_with(parent)
     plan = read_plan(run)
     config = config_from_dict(plan["request"])
     torch.set_num_threads(plan["threads"])
