@@ -37,7 +37,7 @@ def _objective(bench: Bench, points: Tensor) -> tuple[str, Tensor]:
 
 @register(
     "available_gradients",
-    version=1,
+    version=2,
     source="Pintor et al., 2022, arXiv:2106.09947, indicator 1 (unavailable gradients); AutoAttack's flag of zero gradients",
     measures="share of samples where the gradient of the attack's loss is exactly zero, at the input and at a random point of "
     "the threat set, or does not exist",
@@ -68,7 +68,8 @@ def available_gradients(bench: Bench) -> Reading:
     zero[dead] = False
     found = zero.double().mean().item()
     text = f"the gradient of {name} is exactly zero at {share(int(zero.sum()), len(zero))} samples" + _dead(len(dead))
-    return Reading(found <= ZEROS, text, found, ZEROS, zero, weight=3 if found > 0.5 else None)
+    few = int(zero.sum()) <= bench.allowed  # one sample may always contradict, however few there are
+    return Reading(few or found <= ZEROS, text, found, ZEROS, zero, weight=3 if found > 0.5 else None)
 
 
 @register(

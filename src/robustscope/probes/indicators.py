@@ -14,6 +14,7 @@ from robustscope.geometry.losses import margin
 from robustscope.probes.bench import Bench, Reading, share
 from robustscope.probes.budgets import LADDER
 from robustscope.probes.cards import register, runs_of
+from robustscope.probes.features import POINTS, constant
 
 NEIGHBOURS = 100
 RADIUS = 8 / 255
@@ -188,13 +189,13 @@ def unbounded_breaks_all(bench: Bench) -> Reading:
 
 @register(
     "survivors_were_moved",
-    version=1,
+    version=2,
     source="Croce & Hein, 2020, arXiv:2003.01690, Sec. 4 (gradient masking); this project",
     measures="share of the survivors whose margin the gradient attack left as it was, to the last digit",
     means="the attack did nothing there: flat outputs, or gradients that are exactly zero",
     remedy="Use attacks that need scores only, or a backward approximation of the flat layer.",
     weight=3,
-    cost=lambda white, facts: (1, 0),
+    cost=lambda white, facts: (1 + 2 * POINTS, 0),
 )
 def survivors_were_moved(bench: Bench) -> Reading:
     """Compare the margins of survivors before and after the gradient attack."""
@@ -206,6 +207,10 @@ def survivors_were_moved(bench: Bench) -> Reading:
     same = (run.margin[rows] - clean).abs() <= SAME * clean.abs().clamp(max=1.0)
     idle = torch.zeros_like(run.success)
     idle[rows] = same
-    found = same.double().mean().item()
-    text = f"the margin of {share(int(same.sum()), len(rows))} survivors is what it was"
-    return Reading(found <= 0.05 or int(same.sum()) <= bench.allowed, text, found, 0.05, idle)
+    unmoved = idle.nonzero()[:, 0]
+    dead = unmoved[constant(bench, unmoved)]
+    idle[dead] = False
+    found = int(idle.sum()) / len(rows)
+    text = f"the margin of {share(int(idle.sum()), len(rows))} survivors is what it was"
+    text += f"; {len(dead)} more lie where all units are dead over the whole ball" * (len(dead) > 0)
+    return Reading(found <= 0.05 or int(idle.sum()) <= bench.allowed, text, found, 0.05, idle)

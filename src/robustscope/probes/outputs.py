@@ -157,7 +157,7 @@ def float_layers(bench: Bench) -> Reading:
 
 @register(
     "small_changes_show",
-    version=1,
+    version=2,
     source="Goodfellow, 2018, arXiv:1804.07870 (staircase); this project",
     measures="share of samples whose scores are bit for bit the same at points a hundredth of epsilon away",
     means="inputs or scores are rounded: an attack that compares scores of near points sees nothing move",
@@ -182,4 +182,4 @@ def small_changes_show(bench: Bench) -> Reading:
     found = same.double().mean().item()
     text = f"scores of {share(int(same.sum()), len(same))} samples do not change at all"
     text += f"; {len(dead)} more lie where all units are dead over the whole ball" * (len(dead) > 0)
-    return Reading(found <= SAME, text, found, SAME, same)
+    return Reading(found <= SAME or int(same.sum()) <= bench.allowed, text, found, SAME, same)
