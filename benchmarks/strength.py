@@ -130,7 +130,7 @@ def run(asked: argparse.Namespace) -> None:
         for norm in asked.norm:
             for tool in asked.tool:
                 done = [path.name.split(".")[3] for path in asked.out.glob(f"{name}.{norm}.{tool}.*.npz")]
-                here = {**job, "norm": norm, "tool": tool, "done": done}
+                here = {**job, "norm": norm, "tool": tool, "done": done, "only": asked.attack}
                 if tool == "ours":
                     found = (
                         (label, measure(here, our_attack(attack, more, norm, asked.seed)))
@@ -229,7 +229,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--model", nargs="*", default=[], help="names of shared models")
     parser.add_argument("--norm", nargs="*", default=list(NORMS), choices=NORMS)
     parser.add_argument("--tool", nargs="*", default=list(TOOLS), choices=TOOLS)
-    parser.add_argument("--attack", nargs="*", default=[], help="labels of our attacks to run; all without it")
+    parser.add_argument("--attack", nargs="*", default=[], help="labels of the attacks to run; all without it")
     parser.add_argument("--n", type=int, default=30, help="correctly classified images")
     parser.add_argument("--budget", type=int, default=2000, help="rows, forward and backward, for each sample")
     parser.add_argument("--seconds", type=float, default=60, help="most seconds for one attack on all samples")

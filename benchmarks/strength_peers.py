@@ -205,7 +205,7 @@ def main() -> None:
     warnings.simplefilter("ignore")
     found = {}
     for name, attack in TOOLS[job["tool"]](job["norm"]).items():
-        if name in job["done"]:
+        if name in job["done"] or (job["only"] and name not in job["only"]):
             continue
         torch.manual_seed(job["seed"])
         np.random.seed(job["seed"])  # noqa: NPY002  (some tools draw from it)

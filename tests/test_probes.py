@@ -555,3 +555,28 @@ def test_a_handful_of_samples_is_never_trusted():
     few, enough = (trust(model, x[:n], y[:n], "linf:0.1", probes=["available_gradients"]) for n in (7, 8))
     assert (few.verdict, enough.verdict) == ("doubt", "trust")
     assert "only 7 samples" in few.why[0]
+
+
+def test_samples_around_which_all_units_are_dead_are_no_sign_of_masking():
+    """Four of twelve lie where no unit is on within the ball: their gradient of zero is the truth, and no attack can move them."""
+    net = nn.Sequential(nn.Flatten(), nn.Linear(4, 4), nn.ReLU(), nn.Linear(4, 2)).eval()
+    with torch.no_grad():
+        net[1].weight.copy_(torch.eye(4))
+        net[1].bias.fill_(-0.5)
+        net[3].weight.copy_(torch.tensor([[-1.0] * 4, [1.0] * 4]))
+        net[3].bias.copy_(torch.tensor([0.2, -0.2]))
+    x = torch.full((12, 1, 2, 2), 0.1)
+    x[4:] = 0.9
+    model = Classifier(net)
+    names = ["available_gradients", "small_changes_show", "survivors_were_moved"]
+    found = trust(model, x, model.logits(x).argmax(1), "linf:0.1", probes=names, also=())
+    assert found.verdict == "trust", found
+    assert all("4 more lie where all units are dead" in found[name].evidence for name in names)
+    hidden = Classifier(nn.Sequential(net, Round()).eval())  # behind the features, something hides what moves
+    masked_ = trust(hidden, x, hidden.logits(x).argmax(1), "linf:0.1", probes=names, also=())
+    assert masked_.verdict == "do not trust this number"
+
+
+class Round(nn.Module):
+    def forward(self, z):
+        return z.sign()

@@ -4,6 +4,7 @@ import math
 
 import pytest
 import torch
+from torch import nn
 
 from digits_bed import quantile, ratios
 from minimum_norm import quadratic_ratios
@@ -72,6 +73,23 @@ def test_bounds_scale_the_attack():
         "deepfool", Classifier(Scaled().eval(), wide), (p.x - 0.5) * 10, p.y, ThreatModel("l2", math.inf, wide)
     )
     torch.testing.assert_close(10 * one.verdict.distance, ten.verdict.distance, rtol=1e-9, atol=0)
+
+
+class Kinked(nn.Module):
+    """Almost flat at 0, where the plane lies far outside the bounds; steep from 0.15 on: the boundary is at 0.25."""
+
+    def forward(self, x):
+        first = x[:, 0]
+        rise = 0.001 * (first - 0.25) - 1 + 10 * (first - 0.15).relu()
+        return torch.stack([-rise / 2, rise / 2], 1)
+
+
+@pytest.mark.parametrize("norm", NORMS)
+def test_a_plane_out_of_reach_does_not_lead_to_the_corner_of_the_bounds(norm):
+    x, y = torch.zeros(1, 4, dtype=torch.float64), torch.tensor([0])
+    verdict = attack("deepfool", Classifier(Kinked().eval()), x, y, ThreatModel(norm, math.inf), overshoot=0.0).verdict
+    assert verdict.success.all()
+    assert 0.25 <= verdict.distance.item() <= 0.25 + 2 * BEYOND
 
 
 def test_fewer_classes_are_looked_at_if_asked():

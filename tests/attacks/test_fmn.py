@@ -4,6 +4,7 @@ import math
 
 import pytest
 import torch
+from torch import nn
 
 from digits_bed import digits, quantile, ratios
 from minimum_norm import quadratic_ratios
@@ -59,6 +60,33 @@ def test_towards_every_class_the_nearest_is_exact():
     best = torch.where(found.success, found.distance, math.inf).view(9, 40).amin(0) / radius
     assert best.min() >= 1 - 1e-9
     assert best.max() <= 1.01
+
+
+class Stiff(nn.Module):
+    """Nearly all of the gradient is that of a value at its bound; the other, at 0, must reach 0.5."""
+
+    def forward(self, x):
+        rise = 100 * (x[:, 0] - 1) + 0.2 * x[:, 1] - 0.1
+        return torch.stack([-rise / 2, rise / 2], 1)
+
+
+class Asleep(nn.Module):
+    """The second value must reach 0.79, but has no gradient between 0.2 and 0.7: the first one's leads to its bound."""
+
+    def forward(self, x):
+        first, second = x.unbind(1)
+        rise = 0.1 * first - 1 + 0.05 * second.clamp(max=0.2) + 10 * (second - 0.7).relu()
+        return torch.stack([-rise / 2, rise / 2], 1)
+
+
+@pytest.mark.parametrize("norm", ["linf", "l2", "l1"])
+@pytest.mark.parametrize(("network", "x", "radius"), [(Stiff, (1.0, 0.0), 0.5), (Asleep, (0.9, 0.0), 0.789)])
+def test_values_at_their_bounds_do_not_end_the_search(norm, network, x, radius):
+    """With the paper's steps the iterate soon stands still, and nothing is found in any of these norms."""
+    points, y = torch.tensor([x], dtype=torch.float64), torch.tensor([0])
+    verdict = attack("fmn", Classifier(network().eval()), points, y, ThreatModel(norm, math.inf)).verdict
+    assert verdict.success.all()
+    assert radius - 1e-9 <= verdict.distance.item() <= 1.002 * radius
 
 
 def test_hyper_parameters_out_of_range_are_refused():

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
 from robustscope.attacks.cards import register
 from robustscope.attacks.pgd import check_positive
-from robustscope.attacks.search import Search
+from robustscope.attacks.search import Search, columns
 from robustscope.core.draws import Draws
 from robustscope.core.errors import InvalidValue
 from robustscope.core.types import AttackResult, ThreatModel
-from robustscope.geometry import planes
+from robustscope.geometry import balls, planes
 from robustscope.models.classifier import Classifier, Scores
 
 BIBTEX = """@inproceedings{moosavi2016deepfool,
@@ -23,10 +25,13 @@ BIBTEX = """@inproceedings{moosavi2016deepfool,
 
 BEYOND = 1e-4
 
+BLIND = 0.1
+"""Most that a step towards a plane out of reach may change a value, in the root mean square for l2, of the bounds' width."""
+
 
 @register(
     "deepfool",
-    version=3,
+    version=4,
     source="Moosavi-Dezfooli, Fawzi, Frossard, 2016, arXiv:1511.04599, Algorithm 2",
     bibtex=BIBTEX,
     aim="minimum-norm",
@@ -72,7 +77,9 @@ def deepfool(
 
     Departures: steps are the shortest *inside the bounds* and the nearest class is chosen by their length, where the
         authors' code ignores the bounds (and ports of it clip afterwards, which may undo the attack); without a bound
-        in the way both are the same. As in the authors' code every step reaches 1e-4 (times the width of the bounds)
+        in the way both are the same. Where the bounds let no step reach a plane, it goes towards the corner of the bounds
+        that comes nearest to it, but by a tenth of their width at most: the plane tells little of so far away, and without
+        this limit the median distance on ``mnist_lirpa_cnn_small`` is 1.0 in linf, 20 in l2. As in the authors' code every step reaches 1e-4 (times the width of the bounds)
         beyond the plane, and the overshoot lengthens the total, not each step.
     """
     check_positive(steps=steps)
@@ -129,4 +136,12 @@ def _nearest_step(threat: ThreatModel, current: Tensor, values: Tensor, normals:
     width = threat.bounds.upper - threat.bounds.lower
     slope = planes.slopes(threat.norm, normals)
     gains = values.abs() + BEYOND * width * slope
-    return planes.nearest(threat.norm, threat.bounds, current, normals, gains, slope=slope)[1]
+    choice, steps = planes.nearest(threat.norm, threat.bounds, current, normals, gains, slope=slope)
+    most = BLIND * width * (1.0 if threat.norm == "linf" else math.sqrt(math.prod(current.shape[1:])))
+    far = balls.length(threat.norm, steps)
+    rows = (far > most).nonzero()[:, 0]
+    if len(rows):
+        reached = (normals[rows, choice[rows]] * steps[rows]).flatten(1).sum(1)
+        rows = rows[reached < gains[rows, choice[rows]] * (1 - BEYOND)]
+        steps[rows] *= columns(most / far[rows], steps)
+    return steps

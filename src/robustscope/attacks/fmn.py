@@ -12,7 +12,7 @@ from robustscope.attacks.pgd import check_positive
 from robustscope.attacks.search import Search, along, annealed, columns
 from robustscope.core.draws import Draws
 from robustscope.core.errors import InvalidValue
-from robustscope.core.types import AttackResult, Norm, ThreatModel
+from robustscope.core.types import AttackResult, Bounds, Norm, ThreatModel
 from robustscope.geometry import balls, planes
 from robustscope.geometry.losses import margin_loss
 from robustscope.models.classifier import Classifier
@@ -32,7 +32,7 @@ DUAL: dict[Norm, float] = {"linf": 1, "l2": 2, "l1": torch.inf}
 
 @register(
     "fmn",
-    version=3,
+    version=4,
     source="Pintor, Roli, Brendel, Biggio, 2021, arXiv:2102.12827, Algorithm 1",
     bibtex=BIBTEX,
     aim="minimum-norm",
@@ -59,7 +59,8 @@ def fmn(
 
     The radius is set to the distance of the linearised boundary until a first adversarial iterate is met; from then on
     it shrinks after an adversarial iterate and grows after any other, by a share that falls by half a cosine, and never
-    beyond the best distance found. Each step moves along the normalised gradient and is projected on ball and bounds.
+    beyond the best distance found. Each step moves along the normalised gradient (linf: its sign) and is projected on
+    ball and bounds.
 
     Args:
         model: classifier under attack.
@@ -86,10 +87,14 @@ def fmn(
 
     Departures: until a first success the radius grows by ``radius_change`` at least. Without this the linear estimate
         approaches the boundary from below for ever where the bounds cut steps short, and the attack returns its input
-        (adv-lib 0.2.8 does for 40 of 64 digits). The l2 and l1 projections are those on ball and bounds together,
-        exact in l1, in l2 to within a fiftieth of
-        the share by which the radius changes. l0
-        steps follow the sign of the gradient and keep the values of largest first-order effect, where the paper
+        (adv-lib 0.2.8 does for 40 of 64 digits). For the same reason, until a first success, estimate and steps leave out
+        values that stand at the bound towards which they would go, and in l2 and l1 the way is lengthened to the radius
+        before it is projected: where the gradient concerns only such values, the paper's iterate does not move any more, however
+        large the radius becomes. linf steps follow the sign of the gradient, at the same l2 length: the paper's move a
+        few values to their bounds and leave the others. Of 47 digits on ``mnist_lirpa_cnn_small`` 47 in place of 6 are
+        broken in each of these norms. The l2 and l1 projections are
+        those on ball and bounds together, exact in l1, in l2 to within a fiftieth of the share by which the radius
+        changes. l0 steps follow the sign of the gradient and keep the values of largest first-order effect, where the paper
         normalises the gradient in l2 and keeps the values moved furthest: on the digits linear model the gap to the
         exact count falls from 0.18 to 0.10 values on average. The search starts from ``x`` only, not from a sample of
         another class.
@@ -130,7 +135,7 @@ def walk(search: Search, start: Tensor, radius: Tensor, schedule: Schedule) -> N
     way = current - centre
     far = balls.length(norm, way)
     radius, longest = radius[rows], planes.furthest_corner(norm, bounds, search.x)[rows]
-    gain = torch.ones_like(radius)
+    gain, missing = torch.ones_like(radius), norm != "l0"
     for step in range(schedule.steps):
         if not len(rows):
             return
@@ -143,28 +148,24 @@ def walk(search: Search, start: Tensor, radius: Tensor, schedule: Schedule) -> N
         share = annealed(schedule.radius_change, schedule.final_radius_change, step, schedule.steps)
         known = search.distance[rows].to(radius.dtype)
         radius = _next_radius(norm, radius, known, solved, share)
-        if norm != "l0" and known.isinf().any():
+        lost = known.isinf()
+        missing = missing and bool(lost.any())
+        if missing:
+            gradients = torch.where(columns(lost, way), _free(bounds, centre + way, gradients), gradients)
             slope = torch.linalg.vector_norm(gradients.flatten(1), DUAL[norm], dim=1)
             estimate = far + values.abs() / slope.clamp(min=torch.finfo(slope.dtype).tiny)
-            radius = torch.where(known.isinf(), radius.maximum(estimate), radius)
+            radius = torch.where(lost, radius.maximum(estimate), radius)
         radius = radius.minimum(longest)
         size = schedule.step_size * (bounds.upper - bounds.lower)
         size = annealed(size, size * schedule.relative_final_step_size, step, schedule.steps)
         if norm == "l0":
             moved = torch.add(centre + way, gradients.sign(), alpha=size).clamp_(*bounds)
             current = _keep_most_effective(centre, moved, gradients, radius)
+            way = current - centre
+            far = balls.length(norm, way)
         else:
-            moved = along(way, gradients, size, out=way)
-            if norm == "l2":
-                current, way, far, gain = planes.reach(bounds, centre, moved, radius, gain, CLOSE * share, True)
-                continue
-            if norm == "linf":
-                reach = columns(radius, way)
-                current = moved.clamp_(max=reach).clamp_(min=-reach).add_(centre).clamp_(*bounds)
-            else:
-                current = balls.project_within(norm, bounds, radius, centre, moved.add_(centre))
-        way = current.clone().sub_(centre)
-        far = balls.length(norm, way)
+            moved = _step(norm, way, gradients, size, radius, lost if missing else None)
+            current, way, far, gain = _project(search.threat, centre, moved, radius, gain, CLOSE * share)
     if len(rows):
         search.logits(rows, current)
 
@@ -174,6 +175,43 @@ def _keep_most_effective(x: Tensor, moved: Tensor, gradients: Tensor, count: Ten
     effect = ((moved - x) * gradients).flatten(1)
     rank = effect.argsort(dim=1, descending=True, stable=True).argsort(dim=1).view_as(x)
     return torch.where(rank < columns(count, x), moved, x)
+
+
+def _free(bounds: Bounds, points: Tensor, gradients: Tensor) -> Tensor:
+    """Return the gradients without the values of ``points`` (b, *S) that stand at the bound they would go towards."""
+    shut = ((points <= bounds.lower) & (gradients < 0)) | ((points >= bounds.upper) & (gradients > 0))
+    return gradients.masked_fill(shut, 0)
+
+
+def _step(norm: Norm, way: Tensor, gradients: Tensor, size: float, radius: Tensor, lost: Tensor | None) -> Tensor:
+    """Move ``way`` (b, *S) in place by an l2 length of ``size`` along the gradients; return it.
+
+    Where ``lost``, bool (b,), in l2 and l1, the way is then lengthened to the radius at least.
+    """
+    if norm == "linf":
+        return along(way, gradients.sign(), size, out=way)
+    if lost is None:
+        return along(way, gradients, size, out=way)
+    moved = along(way, gradients, size, out=way)
+    far = balls.length(norm, moved)
+    short = lost & (far > 0) & (far < radius)
+    times = torch.where(short, radius / far, torch.ones_like(far)).clamp_(max=torch.finfo(far.dtype).max)
+    return moved.mul_(columns(times, moved))
+
+
+def _project(
+    threat: ThreatModel, x: Tensor, way: Tensor, radius: Tensor, gain: Tensor, near: float
+) -> planes.Reached | tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Return the points x + way, projected on ball and bounds, the ways to them, the lengths of these, and the gains."""
+    if threat.norm == "l2":
+        return planes.reach(threat.bounds, x, way, radius, gain, near, True)
+    if threat.norm == "linf":
+        most = columns(radius, way)
+        point = way.clamp_(max=most).clamp_(min=-most).add_(x).clamp_(*threat.bounds)
+    else:
+        point = balls.project_within(threat.norm, threat.bounds, radius, x, way.add_(x))
+    way = point - x
+    return point, way, balls.length(threat.norm, way), gain
 
 
 def _next_radius(norm: Norm, radius: Tensor, known: Tensor, solved: Tensor, share: float) -> Tensor:

@@ -64,7 +64,7 @@ OUTWARD_STEPS, OUTWARD_SIZE = 10, 0.1
 
 @register(
     "nearest",
-    version=2,
+    version=3,
     source="this project; its parts: arXiv:2003.01690, arXiv:2011.11857, arXiv:2102.12827, arXiv:2402.01879",
     bibtex=BIBTEX,
     aim="minimum-norm",
