@@ -55,7 +55,8 @@ def add_measures(plan: Plan, models: Mapping[str, Classifier], threats: Sequence
     """
     plan["measures"] = []
     for name, model in models.items():
-        ids = [i for shard in plan["shards"] if shard["model"] == name and "cells" not in shard for i in shard["ids"]]
+        whole = [s for s in plan["shards"] if s["model"] == name and not s.keys() & {"cells", "measures"}]
+        ids = [i for shard in whole for i in shard["ids"]]
         for threat in threats:
             entry = _Entry(plan, name, model, threat, ids, settings)
             entry.certificate()
