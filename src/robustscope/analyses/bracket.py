@@ -73,10 +73,13 @@ def bracket(table: pd.DataFrame, measured: pd.DataFrame, plan: Mapping[str, Any]
         InvalidValue, CorruptRun: as ``accuracy``.
         Contradiction: for a certified radius above the distance of an adversarial example.
     """
+    asked = [measure for measure in plan.get("measures", ()) if measure["kind"] in ("radius", "estimate")]
+    if not asked:
+        return frame((), COLUMNS)
     rows = join(table, plan)
     found: list[dict[str, Any]] = []
     for model in models(rows, plan):
-        mine = [m for m in plan.get("measures", ()) if m["model"] == model and m["kind"] in ("radius", "estimate")]
+        mine = [measure for measure in asked if measure["model"] == model]
         for norm, epsilon in dict.fromkeys((m["norm"], float(m["at"])) for m in mine):
             both = {m["kind"]: m for m in mine if (m["norm"], float(m["at"])) == (norm, epsilon)}
             found += _bracket(rows, measured, plan, (model, norm, epsilon), both)

@@ -76,16 +76,13 @@ def command(
         "probes": [_plain(card, access=card.access, weight=card.weight, vital=card.vital) for card in PROBES],
         "limits": [_plain(card, subject=card.subject, quantity=card.quantity) for card in LIMITS],
         "corruptions": [
-            {
-                "name": card.name,
-                "family": card.family,
-                "severities": card.severities,
-                "constants": list(card.constants),
-                "summary": card.summary(),
-                "stochastic": card.stochastic,
-                "version": card.version,
-                "source": card.source,
-            }
+            _plain(
+                card,
+                family=card.family,
+                severities=card.severities,
+                constants=list(card.constants),
+                stochastic=card.stochastic,
+            )
             for card in CORRUPTIONS
         ],
         "data": [

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
 from robustscope.core.draws import Draws
 from robustscope.corruptions.cards import MU, register
-from robustscope.corruptions.resample import about_centre, affine
+from robustscope.corruptions.resample import scaled
 from robustscope.corruptions.tables import check_severity
 
 SIZES = (0.9, 0.8, 0.7, 0.6, 0.5)
@@ -37,5 +36,4 @@ def scale(x: Tensor, severity: int, *, draws: Draws) -> Tensor:
 
     Source: Mu and Gilmer 2019, arXiv:1906.02337, Sec. 3; constants of the authors' programs.
     """
-    grown = torch.eye(2, dtype=torch.float64) / SIZES[check_severity(severity) - 1]
-    return affine(x, about_centre(grown.expand(len(x), 2, 2), x), "zeros")
+    return scaled(x, SIZES[check_severity(severity) - 1])

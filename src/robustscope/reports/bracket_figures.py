@@ -54,8 +54,7 @@ def bracket_figure(rows: Sequence[Row], epsilon: float, largest: float, name: st
 
 def chosen_fits(rows: Sequence[Row]) -> list[Row]:
     """Return the samples whose fits are shown: those that fit worst, then those that fit best."""
-    known = [r for r in rows if r["fit"] and r["fit"]["p_value"] is not None]
-    fitted = [r for r in known if not fit_picture(r["fit"]).gap]
+    fitted = [r for r in rows if r["fit"] and r["fit"]["shape"] is not None and r["fit"]["p_value"] is not None]
     ranked = sorted(fitted, key=lambda r: r["fit"]["p_value"])
     if len(ranked) <= MOST_FITS:
         return ranked

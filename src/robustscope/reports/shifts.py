@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +13,7 @@ from robustscope.reports.figures import GRID, SERIES, drawing, make_axes, to_svg
 from robustscope.reports.formats import interval, number, percent
 from robustscope.reports.formats import markdown as safe
 from robustscope.reports.markdown import rate, table
-from robustscope.runs.files import write_atomically
+from robustscope.runs.files import write_text
 
 SHADES = LinearSegmentedColormap.from_list("shades", ["#f4f5f9", SERIES[0]])
 DARK, BLACK, WHITE = 0.6, "#16181d", "#ffffff"
@@ -113,9 +112,5 @@ def write_shifts(summary: Mapping[str, Any], out: str | Path, title: str) -> dic
     paths = {kind: Path(out) / f"shifts.{kind}" for kind in ("md", "svg")}
     page = render_shifts(summary, title) + "\n![Accuracy for each corruption and severity.](shifts.svg)\n"
     for kind, text in (("md", page), ("svg", heat_map(summary))):
-        write_atomically(paths[kind], partial(_put, text))
+        write_text(paths[kind], text)
     return paths
-
-
-def _put(text: str, path: Path) -> None:
-    path.write_text(text, encoding="utf-8")

@@ -52,11 +52,12 @@ def gather(run: str | Path) -> tuple[dict[str, Any], list[Picture]]:
     tables = {card.name: native(card.function(table, plan).to_dict("records")) for card in ANALYSES}
     tables |= {card.name: native(card.function(table, measured, plan).to_dict("records")) for card in MEASURED}
     pictures, reason = collect(run, plan, table)
+    ran = native(record)
     plan = native(plan)  # from here on for JSON only: an infinite radius has become text
     models = _models(plan, tables, record.get("audit") or [])
     for model in models:
         for threat in model["threats"]:
-            threat["trust"] = trust_of(plan, native(record), measured, model["name"], threat)
+            threat["trust"] = trust_of(plan, ran, measured, model["name"], threat)
             threat["certified"] = certified_of(tables, model["name"], threat)
         model["sentence"] = sentence(model, plan)
     summary: dict[str, Any] = {

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import json
-from functools import partial
 from pathlib import Path
 
 from robustscope.reports.html import render_html
 from robustscope.reports.markdown import render_markdown
 from robustscope.reports.summary import gather
-from robustscope.runs.files import write_atomically
+from robustscope.runs.files import write_text
 
 
 def write_report(run: str | Path, out: str | Path | None = None) -> dict[str, Path]:
@@ -38,9 +37,5 @@ def write_report(run: str | Path, out: str | Path | None = None) -> dict[str, Pa
     }
     paths = {kind: folder / f"report.{kind}" for kind in texts}
     for kind, text in texts.items():
-        write_atomically(paths[kind], partial(_put, text))
+        write_text(paths[kind], text)
     return paths
-
-
-def _put(text: str, path: Path) -> None:
-    path.write_text(text, encoding="utf-8")

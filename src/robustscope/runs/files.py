@@ -74,7 +74,11 @@ def _sync_folder(folder: Path) -> None:
 
 def write_json(path: Path, content: Any) -> None:
     """Write JSON atomically."""
-    text = json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+    write_text(path, json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text atomically, in UTF-8."""
     write_atomically(path, lambda part: part.write_text(text, encoding="utf-8"))
 
 

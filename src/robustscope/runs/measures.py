@@ -22,7 +22,6 @@ from robustscope.core.threats import Threat
 from robustscope.core.types import ThreatModel
 from robustscope.data.base import Dataset
 from robustscope.estimates import ESTIMATES
-from robustscope.models.blackbox import limit_of
 from robustscope.models.classifier import Classifier
 from robustscope.runs import trust
 from robustscope.runs.cells import make_cell
@@ -109,7 +108,7 @@ class _Entry:
     def trust(self) -> None:
         """Whether the robust accuracy can be believed; without a shard, for what was broken is not known yet."""
         count = self.settings.asked_number("trust")
-        if count and not untrusted(self.model, self.threat):
+        if count and _probed(self.model, self.threat):
             white = _white(self.plan, self.name, self.threat)
             self._add(
                 "trust", "trust", self.threat.common_epsilon, trust.VERSION, {"white": white}, count, trust.SOURCE
@@ -169,15 +168,10 @@ def _about_itself(name: str) -> None:
         )
 
 
-def untrusted(model: Classifier, threat: Threat) -> str:
-    """Return why probes cannot say whether a robust accuracy can be trusted; empty if they can."""
-    if not isinstance(threat, ThreatModel) or threat.norm not in PROBED:
-        return f"probes are defined for balls of the norms {', '.join(PROBED)}"
-    if not 0 < threat.common_epsilon < math.inf:
-        return "probes need a finite radius above 0"
-    if limit_of(model.module) is not None or model.access != "gradients":
-        return "probes need the gradients of the model"
-    return ""
+def _probed(model: Classifier, threat: Threat) -> bool:
+    """Tell whether probes can judge a robust accuracy; ``reports.measures.WITHOUT`` says in words where they cannot."""
+    ball = isinstance(threat, ThreatModel) and threat.norm in PROBED and 0 < threat.common_epsilon < math.inf
+    return ball and model.access == "gradients"
 
 
 def _white(plan: Plan, model: str, threat: Threat) -> list[Any] | None:

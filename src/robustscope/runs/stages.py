@@ -7,6 +7,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
+
 from robustscope.core.draws import shuffled
 from robustscope.core.threats import make_threat
 from robustscope.core.types import Bounds
@@ -28,10 +30,15 @@ def extend(run: Path) -> bool:
     plan = read_plan(run)
     number = 1 + max((shard.get("stage", 0) for shard in plan["shards"]), default=0)
     stage: dict[str, Any] = {"plan": plan["id"], "cells": [], "shards": [], "stages": []}
-    for entry in next_stages(plan, read_table(run), read_measures(run)) if plan.get("audit") else ():
+    done = {index for shard in plan["shards"] for index in shard.get("measures", ())}
+    waiting = [m for m in plan.get("measures", ()) if m["kind"] == "trust" and m["index"] not in done]
+    if not plan.get("audit") and not waiting:
+        return False
+    table = read_table(run)
+    for entry in next_stages(plan, table, read_measures(run)):
         _add(plan, stage, entry, number)
     if not stage["shards"]:
-        _add_probes(plan, stage, run, number)
+        _add_probes(plan, stage, waiting, table, number)
     if not stage["shards"]:
         return False
     stage = portable(stage)
@@ -58,13 +65,10 @@ def _add(plan: dict[str, Any], stage: dict[str, Any], entry: dict[str, Any], num
     stage["stages"].append({"stage": number, **kept, "cells": cells})
 
 
-def _add_probes(plan: dict[str, Any], stage: dict[str, Any], run: Path, number: int) -> None:
+def _add_probes(
+    plan: dict[str, Any], stage: dict[str, Any], waiting: list[dict[str, Any]], table: pd.DataFrame, number: int
+) -> None:
     """Add a shard for each measure of trust that has none: so many of the samples that are classified correctly."""
-    done = {index for shard in plan["shards"] for index in shard.get("measures", ())}
-    waiting = [m for m in plan.get("measures", ()) if m["kind"] == "trust" and m["index"] not in done]
-    if not waiting:
-        return
-    table = read_table(run)
     for measure in waiting:
         cells = [cell["index"] for cell in plan["cells"] if cell["model"] == measure["model"]]
         mine = table[table["cell"].isin(cells) & table["clean_correct"].fillna(False).astype(bool)]
