@@ -1,0 +1,58 @@
+"""The card of a probe that asks why a network is robust, what it returns, and the registry of such probes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+import numpy as np
+from torch import Tensor
+
+from robustscope.core.registry import Card, Registry
+
+
+@dataclass(frozen=True)
+class WhyCard(Card):
+    """What a probe of causes says about itself.
+
+    Its function has the form ``(model: Classifier, x, y, threat, *, draws, <parameters>) -> Findings``, with x (B, *S),
+    y (B,), and couples no samples: its columns for a batch are the columns for its parts, one below the other.
+
+    Args:
+        columns: per-sample columns it returns -> what they are, with unit.
+        figures: numbers of the model as a whole that it returns -> what they are; they do not depend on the samples.
+        robust: column or figure -> whether robust models are expected to have it "higher" or "lower" by the source;
+            names that are left out are not expected to go either way.
+        access: what it needs of the model: "weights", "gradients", "scores" or "decisions".
+        inputs: which inputs it needs: "any", "images" (B, C, H, W), or "cue conflict" stimuli.
+        quick: parameters for the contract checks.
+    """
+
+    columns: Mapping[str, str] = field(default_factory=dict)
+    figures: Mapping[str, str] = field(default_factory=dict)
+    robust: Mapping[str, Literal["higher", "lower"]] = field(default_factory=dict)
+    access: Literal["weights", "gradients", "scores", "decisions"] = "gradients"
+    inputs: Literal["any", "images", "cue conflict"] = "any"
+    quick: Mapping[str, object] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Findings:
+    """What a probe of causes found.
+
+    Args:
+        columns: name -> one number for each sample, (B,).
+        figures: name -> one number for the model.
+        pictures: name -> what is to be drawn, (B, ...): saliency maps, grids of a landscape, curves over a parameter.
+        axes: picture -> the values along its last axes, such as radii, for the drawing.
+    """
+
+    columns: Mapping[str, Tensor] = field(default_factory=dict)
+    figures: Mapping[str, float] = field(default_factory=dict)
+    pictures: Mapping[str, Tensor] = field(default_factory=dict)
+    axes: Mapping[str, tuple[np.ndarray, ...]] = field(default_factory=dict)
+
+
+WHY: Registry[WhyCard] = Registry("probe of causes", WhyCard)
+register = WHY.register
