@@ -65,6 +65,8 @@ class ModelOptions:
         std: Per-channel standard deviation, with --mean.
         bounds: Valid range of the inputs before normalisation. The source's own, else 0,1.
         allow_probabilities: Accept outputs that look like softmax probabilities.
+        classes: List of the WordNet ids of the model's outputs in their order, one on each line: data or shifts of fewer
+            classes, such as ImageNet-A and -R, are then judged among their own.
     """
 
     weights: str | None = None
@@ -72,6 +74,7 @@ class ModelOptions:
     std: str | None = None
     bounds: str | None = None
     allow_probabilities: Annotated[bool, Parameter(show_default=False)] = False
+    classes: str | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -81,15 +84,20 @@ class RunOptions:
     Args:
         samples: Which samples: all, a number (seeded random subset, stratified by class), a range such as 0:500, or
             ids:3,5,8. At most 1000 if left out.
-        suite: Named suite, or the name of one attack; see `robustscope list`.
+        suite: Named suite, or the name of one attack; see `robustscope list`. The suite common is audited, with
+            shifts and brackets.
         audit: Full AutoAttack on a random part of what the attacks left: the bound wanted on what it would still
             change, e.g. 1pp; or a budget, e.g. 100samples; or both, 1pp,100samples; or off. 2pp for the suite
             audited, off for others.
         trust: On how many samples the probes ask whether the robust accuracy can be believed, or off.
         certify: Certifier that looks at every sample, e.g. crown or ibp; or off. What is certified needs no audit.
         bracket: For how many samples to bracket the robust radius between a certified radius, an estimate and the
-            nearest adversarial example, or off.
+            nearest adversarial example, or off. 16 for the suite common, off for others.
         estimate: Estimate of the bracket, or off.
+        shifts: Corruptions and other shifts, separated by commas: imagenet-c, imagenet-c-extra, cifar10-c, mnist-c or
+            sequences imagenet-p, made here; single corruptions; folders of benchmarks on disk; or off. Left out, the
+            suite common takes mnist-c or imagenet-c.
+        reference: Whose errors mCE and mFR divide by: alexnet, or a model of this run.
         curve: Factors of epsilon at which accuracy is measured too, or none.
         seed: Seed of every random number.
         shard_size: Samples in a shard, the unit that is stored and resumed.
@@ -105,8 +113,10 @@ class RunOptions:
     audit: Annotated[str, Parameter(show_default=False)] = Settings.audit
     trust: str = str(Settings.trust)
     certify: Annotated[str, Parameter(show_default=False)] = Settings.certify
-    bracket: str = str(Settings.bracket)
+    bracket: Annotated[str, Parameter(show_default=False)] = str(Settings.bracket)
     estimate: str = Settings.estimate
+    shifts: Annotated[str, Parameter(show_default=False)] = ""
+    reference: Annotated[str, Parameter(show_default=False)] = Settings.reference
     curve: str = ",".join(f"{factor:g}" for factor in Settings.curve)
     seed: Whole = Settings.seed
     shard_size: Whole = Settings.shard_size
@@ -158,6 +168,7 @@ def configure(
             std=numbers(model_options.std, "--std"),
             bounds=pair,
             allow_probabilities=model_options.allow_probabilities,
+            classes=model_options.classes,
         )
         for text in models
     ]

@@ -26,6 +26,7 @@ from robustscope.models.classifier import Classifier
 from robustscope.runs import trust
 from robustscope.runs.cells import make_cell
 from robustscope.runs.config import Settings
+from robustscope.runs.store import runs_all_cells
 
 REACH = 4.0
 """Largest radius that a bracket looks at, in radii of the threat model: that of sampling, and of the first certificate."""
@@ -54,7 +55,7 @@ def add_measures(plan: Plan, models: Mapping[str, Classifier], threats: Sequence
     """
     plan["measures"] = []
     for name, model in models.items():
-        whole = [s for s in plan["shards"] if s["model"] == name and not s.keys() & {"cells", "measures"}]
+        whole = [s for s in plan["shards"] if s["model"] == name and runs_all_cells(s)]
         ids = [i for shard in whole for i in shard["ids"]]
         for threat in threats:
             entry = _Entry(plan, name, model, threat, ids, settings)

@@ -27,7 +27,8 @@ from robustscope.data.datasets import load_data
 from robustscope.data.selection import select
 from robustscope.models.classifier import Classifier
 from robustscope.models.fingerprints import fingerprint
-from robustscope.runs.corrupted import Request, check_pictures, claim_folder, constants_for, corrupted_rows
+from robustscope.runs.corrupted import Request, claim_folder, constants_for, corrupted_rows
+from robustscope.runs.corruption_suites import check_pictures
 from robustscope.runs.files import read_json, write_atomically
 from robustscope.runs.store import read_evidence_file
 
