@@ -12,7 +12,8 @@ from matplotlib.colors import LinearSegmentedColormap
 from robustscope.reports.figures import GRID, SERIES, drawing, make_axes, to_svg
 from robustscope.reports.formats import interval, number, percent
 from robustscope.reports.formats import markdown as safe
-from robustscope.reports.markdown import rate, table
+from robustscope.reports.markdown import rate
+from robustscope.reports.tables import table
 from robustscope.runs.files import write_text
 
 SHADES = LinearSegmentedColormap.from_list("shades", ["#f4f5f9", SERIES[0]])
