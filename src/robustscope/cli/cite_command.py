@@ -26,12 +26,13 @@ def command(
     from robustscope.attacks import ATTACKS
     from robustscope.certify import CERTIFIERS
     from robustscope.corruptions import CORRUPTIONS
+    from robustscope.corruptions.sequences import SEQUENCES
     from robustscope.estimates import ESTIMATES
     from robustscope.limits import LIMITS
     from robustscope.probes import PROBES
     from robustscope.runs.store import read_plan
 
-    registries = (PROBES, CORRUPTIONS, LIMITS, ESTIMATES, CERTIFIERS, ATTACKS)
+    registries = (PROBES, SEQUENCES, CORRUPTIONS, LIMITS, ESTIMATES, CERTIFIERS, ATTACKS)
     known = {card.name: card for registry in registries for card in registry}
     names: list[str] = []
     sources: dict[str, None] = {}
@@ -41,6 +42,7 @@ def command(
             names += [cell["attack"] for cell in plan["cells"]]
             probed = [m["source"] for m in plan.get("measures", ()) if m["kind"] == "trust"]
             names += [m["method"] for m in plan.get("measures", ()) if m["kind"] != "trust"]
+            names += [name for s in plan.get("shifts", ()) if "versions" in s for name in s["versions"]]
             sources |= {f"% trust: {source}": None for source in probed}
         elif item in known:
             names.append(item)

@@ -199,7 +199,7 @@ def command(
     `robustscope evaluate net.json --data mnist:FOLDER --threat linf:0.1 --out RUN`.
 
     RUN then holds the record and report.html, report.md and report.json. Interrupted work is taken up by the same
-    command, or by `robustscope run RUN`. Exit code 1 if an attack failed, so that a figure had to be withheld.
+    command, or by `robustscope run RUN`. Exit code 1 if an attack failed, or a shift, so that a figure had to be withheld.
     """
     asked = configure(models, data, threat, attack, options, model_options, config)
     from robustscope.runs.plan import load_subjects, make_plan
@@ -225,9 +225,10 @@ def describe(plan: dict) -> str:
     """Return a plan in one line."""
     samples = plan["data"]["n"]
     rows = plan["cost"]
+    parts = sum(len(shift["parts"]) for shift in plan.get("shifts", ()))
     return (
-        f"{len(plan['models'])} model(s) x {samples} samples of {plan['data']['name']} x "
-        f"{len(plan['cells'])} cells in {len(plan['shards'])} shard(s), at most {rows['forward']:,} rows forward and "
+        f"{len(plan['models'])} model(s) x {samples} samples of {plan['data']['name']} x {len(plan['cells'])} cells"
+        f"{f' and {parts} shifts' if parts else ''} in {len(plan['shards'])} shard(s), at most {rows['forward']:,} rows forward and "
         f"{rows['backward']:,} backward"
     )
 
@@ -247,4 +248,5 @@ def present(folder: Path, *, json: bool) -> int:
         out.print(f"report: {written['html']}", markup=False)
     threats = [threat for model in summary["models"] for threat in model["threats"]]
     figures = [figure for threat in threats for figure in (threat["robust_accuracy"], *threat["certified"])]
-    return 1 if any(figure["value"] is None for figure in figures) else 0
+    withheld = [told["reason"] for shift in summary["shifts"] for told in shift["models"]]
+    return 1 if any(withheld) or any(figure["value"] is None for figure in figures) else 0
