@@ -98,10 +98,13 @@ def _severe(root: Path) -> Iterator[tuple[str, int, Path]]:
     """Yield each CORRUPTION/SEVERITY, also where a folder of a family, such as "blur", stands above it."""
     wanted = {str(k) for k in range(1, SEVERITIES + 1)}
     for child in _children(root):
-        for corruption in (child, *_children(child)):
-            inside = {place.name for place in _children(corruption)} & wanted
-            for name in sorted(inside):
-                yield corruption.name, int(name), corruption / name
+        own = [place for place in _children(child) if place.name in wanted]
+        for place in own:
+            yield child.name, int(place.name), place
+        for corruption in () if own else _children(child):
+            for place in _children(corruption):
+                if place.name in wanted:
+                    yield corruption.name, int(place.name), place
 
 
 def _pictures(place: Path, classes: Sequence[Path], options: str) -> str:
