@@ -17,7 +17,7 @@ from robustscope.reports.tables import table
 from robustscope.runs.files import write_text
 
 SHADES = LinearSegmentedColormap.from_list("shades", ["#f4f5f9", SERIES[0]])
-DARK, BLACK, WHITE = 0.6, "#16181d", "#ffffff"
+DARK, BLACK, WHITE = 0.8, "#16181d", "#ffffff"
 """Accuracy above which a cell is dark enough for white figures, and the colours of figures."""
 
 
