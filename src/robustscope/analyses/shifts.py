@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from scipy import stats
 
 from robustscope.analyses.calibration import aurra, rms_calibration_error
 from robustscope.analyses.corruption_errors import (
@@ -92,7 +93,9 @@ def shift_summary(
             | _mean(parts, [name])
             for name in names
         ],
-        "families": [{"family": family, **_mean(parts, several)} for family, several in groups.items()],
+        "families": [
+            {"family": family, "corruptions": several, **_mean(parts, several)} for family, several in groups.items()
+        ],
         "shifted": _mean(parts, names),
         "mean_error": mean_error(errors),
         "mce": mce(errors, baseline) if baseline is not None else None,
@@ -128,6 +131,37 @@ def against(
     except InvalidValue:
         found = shift_summary(rows, clean=clean, families=families)
     return {**found, "mce_reason": reason}
+
+
+def add_differences(summary: dict[str, Any], rows: pd.DataFrame, others: pd.DataFrame) -> None:
+    """Add to the summary of a model by how much it is more accurate than another one, on the same pictures.
+
+    Args:
+        summary: what :func:`shift_summary` returned; its corruptions, families and means get ``difference``: value, low and
+            high, the 95 % interval by Student's t over the images.
+        rows: of this model.
+        others: of the other one, on the same samples.
+    """
+    mine, theirs = dict(_parts(rows)), dict(_parts(others))
+    for parts in (mine, theirs):
+        parts.pop((CLEAN, 0), None)
+    for row in summary["corruptions"]:
+        row["difference"] = _difference(mine, theirs, [row["corruption"]])
+    for row in summary["families"]:
+        row["difference"] = _difference(mine, theirs, row["corruptions"])
+    shifted = summary["shifted"]
+    shifted["difference"] = _difference(mine, theirs, [row["corruption"] for row in summary["corruptions"]])
+
+
+def _difference(
+    mine: Mapping[Part, pd.DataFrame], theirs: Mapping[Part, pd.DataFrame], names: Sequence[str]
+) -> dict[str, float | None]:
+    gaps = _shares(mine, names) - _shares(theirs, names)
+    value, n = float(gaps.mean()), len(gaps)
+    if n < 2:
+        return {"value": value, "low": None, "high": None}
+    half = float(stats.t.ppf(0.975, n - 1) * gaps.std(ddof=1) / np.sqrt(n))
+    return {"value": value, "low": max(-1.0, value - half), "high": min(1.0, value + half)}
 
 
 def alexnet() -> tuple[Errors, float | None]:
@@ -174,11 +208,15 @@ def _rates(part: pd.DataFrame) -> dict[str, Any]:
 
 def _mean(parts: Mapping[Part, pd.DataFrame], names: Sequence[str]) -> dict[str, Any]:
     """Return the mean accuracy over corruptions of the mean over their severities, and the calibration of all together."""
-    mine = {name: [rows for part, rows in parts.items() if part[0] == name] for name in names}
-    shares = np.mean([np.mean([r["correct"].to_numpy(float) for r in several], 0) for several in mine.values()], 0)
-    together = [rows for several in mine.values() for rows in several]
+    shares, together = _shares(parts, names), [rows for part, rows in parts.items() if part[0] in names]
     value, low, high = clustered(shares, len(together))
     return {"value": value, "low": low, "high": high, "n": len(shares), **_calibration(together)}
+
+
+def _shares(parts: Mapping[Part, pd.DataFrame], names: Sequence[str]) -> np.ndarray:
+    """Return how often each sample is right (n,): the mean over corruptions of the mean over their severities."""
+    several = ([rows["correct"].to_numpy(float) for part, rows in parts.items() if part[0] == name] for name in names)
+    return np.mean([np.mean(own, 0) for own in several], 0)
 
 
 def _calibration(parts: Sequence[pd.DataFrame]) -> Mapping[str, float | None]:

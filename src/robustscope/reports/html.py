@@ -32,7 +32,7 @@ def environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    for name in ("percent", "interval", "number", "p_value", "duration", "parameters", "plain"):
+    for name in ("percent", "interval", "number", "points", "p_value", "duration", "parameters", "plain"):
         env.filters[name] = getattr(formats, name)
     return env
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from robustscope.reports.formats import interval, number, percent
+from robustscope.reports.formats import interval, number, percent, points
 from robustscope.reports.formats import markdown as safe
 from robustscope.reports.tables import table
 
@@ -36,7 +36,9 @@ def shift_blocks(summary: Mapping[str, Any]) -> Iterator[str]:
     for shift in summary["shifts"]:
         yield f"## Under shifts: {safe(shift['name'])}"
         made = f"made here, at the constants {shift['constants']}" if shift["made"] else "read from the disk"
-        reference = f" Reference of ratios: {safe(shift['reference'])}." if shift["reference"] else ""
+        reference = ""
+        if shift["reference"]:
+            reference = f" Reference of ratios, and of differences in percentage points: {safe(shift['reference'])}."
         yield f"{shift['what'][0].upper()}{shift['what'][1:]}, {made}; {number(shift['n'])} images.{reference}"
         for told in shift["models"]:
             yield f"**{safe(told['model'])}**: {safe(told['sentence'])}."
@@ -49,7 +51,8 @@ def mean(rate: Mapping[str, Any]) -> str:
     """Return value and interval of a rate in one cell."""
     if rate["value"] is None:
         return "**withheld**"
-    return f"{percent(rate['value'])} ({interval(rate['low'], rate['high'])})"
+    told = f"{percent(rate['value'])} ({interval(rate['low'], rate['high'])})"
+    return told + (f"; {points(rate['difference'])}" if rate.get("difference") else "")
 
 
 def _corruptions(models: Models) -> Iterator[str]:

@@ -10,7 +10,7 @@ from typing import Any
 import pandas as pd
 
 from robustscope.analyses.sequences import sequence_summary
-from robustscope.analyses.shifts import CLEAN, Errors, against, alexnet, errors_of
+from robustscope.analyses.shifts import CLEAN, Errors, add_differences, against, alexnet, errors_of
 from robustscope.reports.formats import interval, number, percent, plain
 from robustscope.runs.shifted import SEQUENCES, read_shift
 
@@ -83,7 +83,11 @@ def _corruptions(
     elif wanted == ALEXNET and {name for name, _ in entry["parts"]} - {CLEAN} == set(alexnet()[0]):
         reference = alexnet()
     families = entry.get("families")
-    return {name: against(mine, reference, clean=clean[name], families=families) for name, mine in rows.items()}
+    found = {name: against(mine, reference, clean=clean[name], families=families) for name, mine in rows.items()}
+    for name, summary in found.items():
+        if wanted in rows and name != wanted:
+            add_differences(summary, rows[name], rows[wanted])
+    return found
 
 
 def _clean(plan: Mapping[str, Any], table: pd.DataFrame, model: str) -> pd.DataFrame:
