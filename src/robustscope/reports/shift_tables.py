@@ -59,7 +59,7 @@ def shifts_of(run: Path, plan: Mapping[str, Any], table: pd.DataFrame) -> list[d
 
 def _reason(rows: pd.DataFrame) -> str | None:
     """Return why the numbers of a model are withheld; an error is not the same as a wrong prediction."""
-    failed = rows[rows["status"] != "ok"]
+    failed = rows[rows["failed"]]
     if failed.empty:
         return None
     first = failed.iloc[0]

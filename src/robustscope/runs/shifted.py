@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from pandas.api.types import union_categoricals
 
 from robustscope.runs.store import read_plan, read_shards
 
@@ -39,8 +40,8 @@ def read_shift(run: str | Path, index: int) -> dict[str, pd.DataFrame]:
         index: which of the plan's shifts.
 
     Returns:
-        Model -> its rows: corruption (a category), severity, sample, y, status, note, prediction, confidence, correct, and
-        orders for sequences; in the order of (part, sample).
+        Model -> its rows: part, sample, y, prediction, confidence, corruption and note (categories), severity, correct,
+        failed, and orders for sequences; in the order of (part, sample).
 
     Raises:
         CorruptRun: if a shard is missing or damaged, or a row is missing, doubled or foreign to the plan.
@@ -51,17 +52,24 @@ def read_shift(run: str | Path, index: int) -> dict[str, pd.DataFrame]:
     shards = [shard for shard in plan["shards"] if index in shard.get("shifts", ())]
     sequences = entry["kind"] == SEQUENCES
     columns = {name: kind for name, kind in COLUMNS.items() if sequences or name != "orders"}
-    table = pd.concat(read_shards(run, plan, shards, columns), ignore_index=True)
-    parts = table["part"].to_numpy()
     names = list(dict.fromkeys(name for name, _ in entry["parts"]))
     codes = np.array([names.index(name) for name, _ in entry["parts"]], dtype=np.int8)
     severities = np.array([severity for _, severity in entry["parts"]], dtype=np.int8)
-    table["corruption"] = pd.Categorical.from_codes(codes[parts], names)
-    table["severity"] = severities[parts]
-    table["correct"] = table["prediction"] == table["y"]
-    unused = ["shard", "shift", "model"]
-    table = table.sort_values(["part", "sample"], kind="stable", ignore_index=True)
-    return {
-        model["name"]: table[table["model"] == position].drop(columns=unused).reset_index(drop=True)
-        for position, model in enumerate(plan["models"])
-    }
+    found: dict[str, list[pd.DataFrame]] = {model["name"]: [] for model in plan["models"]}
+    for shard in shards:  # one by one: texts of millions of rows would fill the memory before they become categories
+        (rows,) = read_shards(run, plan, [shard], columns)
+        rows["corruption"] = pd.Categorical.from_codes(codes[rows["part"]], names)
+        rows["severity"] = severities[rows["part"]]
+        rows["correct"] = rows["prediction"] == rows["y"]
+        rows["failed"] = rows["status"] != "ok"
+        rows["note"] = pd.Series(np.where(rows["failed"], rows["note"], ""), dtype="category")
+        for position, name in enumerate(found):
+            found[name].append(rows[rows["model"] == position].drop(columns=["shard", "shift", "model", "status"]))
+    return {name: _joined(found.pop(name)) for name in list(found)}
+
+
+def _joined(parts: list[pd.DataFrame]) -> pd.DataFrame:
+    """Return the rows of all shards in the order of (part, sample)."""
+    notes = union_categoricals([part["note"] for part in parts])
+    rows = pd.concat([part.drop(columns="note") for part in parts], ignore_index=True).assign(note=notes)
+    return rows.sort_values(["part", "sample"], kind="stable", ignore_index=True)
