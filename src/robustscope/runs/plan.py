@@ -26,7 +26,7 @@ from robustscope.models.weights import check_device
 from robustscope.probes.flags import COST, SAMPLES
 from robustscope.runs.audit import expected_draws
 from robustscope.runs.cells import make_cell
-from robustscope.runs.config import AttackSpec, Audit, Config, ModelSpec, Settings, to_dict
+from robustscope.runs.config import COMMON, AttackSpec, Audit, Config, ModelSpec, Settings, to_dict
 from robustscope.runs.measures import add_measures, forecast_measures, rehearse
 from robustscope.runs.shift_plans import add_shifts, asked_outputs, forecast_shifts
 from robustscope.runs.store import FORMAT, runs_all_cells, sealed
@@ -323,7 +323,8 @@ def forecast(plan: dict[str, Any]) -> dict[str, int]:
 
 def known_suites() -> dict[str, list[str]]:
     """Return the attacks of each named suite as the command line writes them, for listings."""
-    return {name: [_said(attack, parameters) for attack, parameters in attacks] for name, attacks in SUITES.items()}
+    found = {name: [_said(attack, parameters) for attack, parameters in attacks] for name, attacks in SUITES.items()}
+    return {**found, COMMON: [*found[Settings.suite], "and beside them shifts and brackets"]}
 
 
 def _said(attack: str, parameters: Mapping[str, Any]) -> str:

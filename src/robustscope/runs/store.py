@@ -313,6 +313,8 @@ def read_shards(
 
 def _selected(path: Path, columns: Mapping[str, str]) -> str:
     """Return what is to be selected from a file of rows: all columns, of those it may lack nothing."""
+    if not set(LATER) & set(columns):
+        return ", ".join(f'"{name}"' for name in columns)
     there = set(_query([path], "SELECT name FROM parquet_schema($files)")["name"])
     empty = {
         name: f'CAST(NULL AS {columns[name]}) AS "{name}"' for name in LATER if name in columns and name not in there
