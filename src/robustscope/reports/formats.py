@@ -43,7 +43,7 @@ def points(difference: Mapping[str, float | None] | None) -> str:
     """
     if difference is None or difference["value"] is None:
         return "–"
-    text = f"{100 * difference['value']:+.1f}"
+    text = f"{round(100 * difference['value'], 1) + 0.0:+.1f}"
     if difference["low"] is not None and difference["high"] is not None:
         text += f" ({100 * difference['low']:.1f} to {100 * difference['high']:.1f})"
     return text.replace("-", "−")
