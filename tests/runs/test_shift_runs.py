@@ -22,11 +22,12 @@ from robustscope.core.errors import CorruptRun, InvalidValue, RobustscopeError, 
 from robustscope.corruptions.sequences import SEQUENCES, perturb
 from robustscope.data.datasets import load_data
 from robustscope.models.classifier import Classifier
+from robustscope.models.loading import from_module
 from robustscope.reports import summarise, write_report
 from robustscope.runs import shifting
 from robustscope.runs.config import Settings, config_from_dict, to_dict
 from robustscope.runs.corrupted import Request, Writer, write_corrupted
-from robustscope.runs.plan import make_plan
+from robustscope.runs.plan import load_subjects, make_plan
 from robustscope.runs.session import carry_out, start
 from robustscope.runs.shifted import read_shift
 from robustscope.runs.shifts import Made, evaluate_shifts
@@ -310,6 +311,27 @@ def test_the_suite_common_asks_for_what_it_says():
     assert common.asked_shifts((1, 28, 28)) == ("mnist-c",)
     assert common.asked_shifts((3, 32, 32)) == ("imagenet-c",)
     assert common.asked_shifts((20,)) == plain.asked_shifts((3, 32, 32)) == ()
+
+
+def test_the_suite_common_brackets_balls_and_says_how_to_go_on_without_certificates():
+    common = {"suite": "common", "shifts": "off", "trust": "off", "samples": "0:4", "curve": ()}
+    turned = replace(config(), attacks=(), threats=("rotation-translation:10,1",), settings=Settings(**common))
+    assert "measures" not in make_plan(turned)
+    asked = replace(turned, threats=("linf:0.1",))
+
+    class _Branches(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.inner = linear()
+
+        def forward(self, x):
+            return self.inner(x) if float(x.sum()) > -1 else self.inner(-x)
+
+    subjects = load_subjects(asked.models, asked.data, asked.settings)
+    model = from_module(_Branches().eval(), name="branches")
+    with pytest.raises(InvalidValue, match="--certify off") as caught:
+        make_plan(asked, replace(subjects, models=(model,)))
+    assert_three_parts(caught.value)
 
 
 # Benchmarks on disk ---------------------------------------------------------------------------------------------------
