@@ -4,8 +4,7 @@ Layout of a run folder::
 
     plan.json                     what was asked, defaults filled in; its id names everything that can change a result
     stages/001.json               cells and shards that the audit of the rows so far adds to the plan; see ``runs.audit``
-    shards/00000.parquet          one row for each (cell, sample) of the shard; or (measure, sample), see ``runs.measured``;
-                                  or (shift, part, model, sample), see ``runs.shifted``
+    shards/00000.parquet          one row for each (cell, sample) of the shard; others: ``runs.measured``, ``runs.shifted``
     evidence/00000.safetensors    every adversarial example that supports a row, and some clean images to show
     record.json                   versions, device, seconds, warnings; written when all shards are there
     partial/00000/                how far a shard that is not stored yet has come; see ``runs.partial``
@@ -59,8 +58,9 @@ COLUMNS: dict[str, str] = {
 LATER = ("survives_alone",)
 """Columns that runs of earlier versions lack; empty when these are read."""
 STATUSES = ("ok", "skipped", "error", "timeout")
-OWN_WORK = ("cells", "measures", "shifts")
-"""What a shard names that does not run all cells of its model."""
+BESIDE = {"measures", "shifts"}
+OWN_WORK = ("cells", *sorted(BESIDE))
+"""What a shard names that has no rows of attacks, and one that does not run all cells of its model."""
 
 
 def shard_path(run: Path, shard: int) -> Path:
@@ -124,11 +124,6 @@ def essence(plan: Mapping[str, Any]) -> dict[str, Any]:
     return {**engine, "models": models, "data": plan["data"]["fingerprint"], "cells": cells, "shards": shards, **added}
 
 
-def attacks(shard: Mapping[str, Any]) -> bool:
-    """Tell whether a shard has rows of attacks."""
-    return not shard.keys() & {"measures", "shifts"}
-
-
 def runs_all_cells(shard: Mapping[str, Any]) -> bool:
     """Tell whether a shard runs all cells of its model; all models see the same samples in these."""
     return not shard.keys() & set(OWN_WORK)
@@ -136,7 +131,7 @@ def runs_all_cells(shard: Mapping[str, Any]) -> bool:
 
 def cells_of(plan: Mapping[str, Any], shard: Mapping[str, Any]) -> list[dict[str, Any]]:
     """Return the cells that a shard runs: those of its stage, or all of its model that belong to none."""
-    if not attacks(shard):
+    if shard.keys() & BESIDE:
         return []
     if "cells" in shard:
         return [plan["cells"][index] for index in shard["cells"]]
@@ -277,7 +272,7 @@ def read_table(run: str | Path) -> pd.DataFrame:
     """
     run = Path(run)
     plan = read_plan(run)
-    parts = read_shards(run, plan, [shard for shard in plan["shards"] if attacks(shard)])
+    parts = read_shards(run, plan, [shard for shard in plan["shards"] if not shard.keys() & BESIDE])
     parts += _not_drawn(plan, pd.concat(parts, ignore_index=True))
     table = pd.concat(parts, ignore_index=True).sort_values(["cell", "sample"], kind="stable", ignore_index=True)
     for name in ("success", "survives_8bit", "survives_alone", "clean_correct"):
