@@ -29,7 +29,7 @@ from robustscope.models.weights import check_device
 from robustscope.training import checkpoints, distributed
 from robustscope.training.augment import augment
 from robustscope.training.cards import OBJECTIVES, Passes, Step, Term
-from robustscope.training.export import Architecture, architecture, save_trained
+from robustscope.training.export import Architecture, architecture, save_trained, write_record
 from robustscope.training.monitor import Reading, look, overfits_catastrophically, stalls
 from robustscope.training.network import Network
 from robustscope.training.recipe import Recipe
@@ -102,8 +102,13 @@ def train(
         >>> sorted(train(recipe).history[0])[:3]
         ['alignment', 'attempt', 'backward']
     """
-    with kept_randomness():
-        return Training(recipe, out, data, module, trackers, progress).run()
+    threads = torch.get_num_threads()
+    try:
+        torch.set_num_threads(recipe.threads or threads)
+        with kept_randomness():
+            return Training(recipe, out, data, module, trackers, progress).run()
+    finally:
+        torch.set_num_threads(threads)
 
 
 class Training:
@@ -248,7 +253,9 @@ class Training:
         row = self._row(loss, seconds, now)
         alarm = self._alarm(now)
         row["remark"] = (
-            f"catastrophic overfitting: {alarm}" if alarm else stalls(now, row, self.samples.data.num_classes)
+            f"catastrophic overfitting: {alarm}"
+            if alarm
+            else stalls(now, [*self.history[-1:], row], self.samples.data.num_classes)
         )
         if alarm and self._raise_alarm(f"epoch {self.epoch + 1}: {alarm}", row):
             return
@@ -379,10 +386,23 @@ class Training:
         if self.best_weights:
             module.load_state_dict(self.best_weights)
         module.eval()
-        card = None
+        card, passes = None, self._passes()
         if self.out and distributed.rank() == 0:
-            card = save_trained(self.out, self.recipe, self.architecture, module, self.history, self.best, self.stopped)
-        return Trained(module, tuple(self.history), self.best, self._passes(), self.stopped, card)
+            card = save_trained(self.out, self.recipe, self.architecture, module, self.best, self.stopped)
+            facts = {
+                "objective": {"source": self.objective.source, "version": self.objective.version},
+                "samples": len(self.samples.ids),
+                "held_out": len(self.samples.held.y),
+                "data": self.samples.fingerprint,
+                "weights": sum(weight.numel() for weight in module.parameters()),
+                "best": self.best,
+                "passes": vars(passes),
+                "stopped": self.stopped,
+                "processes": distributed.world(),
+                "device": str(self.device),
+            }
+            write_record(self.out, {**to_dict(self.recipe), "parameters": self.parameters}, self.history, facts)
+        return Trained(module, tuple(self.history), self.best, passes, self.stopped, card)
 
 
 def _optimizer(recipe: Recipe, module: nn.Module) -> torch.optim.Optimizer:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from torch import Tensor
@@ -131,9 +131,15 @@ def overfits_catastrophically(now: Reading, before: Reading | None) -> str:
     return ""
 
 
-def stalls(now: Reading, row: Mapping[str, float], classes: int) -> str:
-    """Return why training stands still at a constant prediction, or ""."""
-    if now.largest < 1 or row["loss"] < 0.9 * math.log(classes):
+def stalls(now: Reading, rows: Sequence[Mapping[str, float]], classes: int) -> str:
+    """Return that training stands still at a constant prediction, or "".
+
+    Args:
+        now: the reading.
+        rows: the last rows of the history, of two epochs or more: one alone proves nothing.
+        classes: K; a constant prediction at balanced classes has the loss log(K) at best.
+    """
+    if now.largest < 1 or len(rows) < 2 or min(row["loss"] for row in rows) < 0.9 * math.log(classes):
         return ""
     return (
         "stalled at a constant prediction: let epsilon rise slowly (epsilon_ramp = 0.5), lower the learning rate, or start "
