@@ -31,8 +31,8 @@ from robustscope.runs.plan import load_subjects, make_plan
 from robustscope.runs.session import carry_out, start
 from robustscope.runs.shifted import read_shift
 from robustscope.runs.shifts import Made, evaluate_shifts
-from robustscope.runs.store import missing_shards, read_plan, read_record, sealed, shard_path
-from runs.harness import assert_same_run, carry_out_quietly, config, in_process, planned
+from robustscope.runs.store import read_plan, read_record, sealed, shard_path
+from runs.harness import assert_same_run, config, killed, planned
 
 QUIET = {"suite": "fgsm", "curve": (), "trust": "off", "threads": 1}
 
@@ -156,22 +156,13 @@ def test_settings_take_a_list_or_a_text_and_come_back_from_a_plan():
 
 
 def test_killed_at_random_moments(tmp_path):
-    """Each worker is killed after it has stored none or one more shard; no row is lost or doubled."""
+    """Each worker is killed some shards later, among the attacks and among the shifts; no row is lost or doubled."""
     options = {"samples": "0:40", "shard_size": 4, "shifts": "gaussian_noise,zoom_blur"}
     undisturbed, run = planned(tmp_path / "one", **options), planned(tmp_path / "run", **options)
     carry_out(undisturbed)
-    plan, moments, left = read_plan(run), random.Random(5), []
+    moments, left = random.Random(5), []
     while not left or left[-1] > 2:
-        before = len(missing_shards(run, plan))
-        more = moments.choice((2, 3))
-        worker, ready = in_process(carry_out_quietly, run)
-        ready.wait(60)
-        while worker.is_alive() and before - len(missing_shards(run, plan)) < more:
-            worker.join(0.001)
-        worker.join(moments.uniform(0.0, 0.03))
-        worker.kill()
-        worker.join()
-        left.append(len(missing_shards(run, plan)))
+        left.append(killed(run, moments.choice((2, 3)), moments.uniform(0.0, 0.03)))
     assert sum(0 < count < 10 for count in left) > 1, f"the kills must fall among the shifts: {left}"
     carry_out(run, workers=2)
     assert_same_run(undisturbed, run)
@@ -453,6 +444,22 @@ def test_attacks_on_a_natural_shift_see_its_own_classes_alone(natural, tmp_path)
     with torch.no_grad():
         logits = network(load_data(source).read(range(15)))[:, [order.index(k) for k in (1, 4, 5)]]
     assert table["clean_prediction"].tolist() == logits.argmax(1).tolist()
+
+
+def test_a_clean_set_of_the_same_classes_tells_what_a_shift_costs(natural, tmp_path):
+    folder, network, order = natural
+    for k in (1, 4, 5):
+        shutil.copytree(folder / "clean" / wnid(k), tmp_path / "three" / wnid(k))
+    source = f"wnids:{tmp_path / 'three'},{tmp_path / 'three'}"
+    run = finished(asked(folder, source, [str(folder / "imagenet-a")]), tmp_path / "run")
+    told = summarise(run)["shifts"][0]["models"][0]
+    due = []
+    for place in (tmp_path / "three", folder / "imagenet-a"):
+        data = load_data(f"wnids:{place},{place}")
+        with torch.no_grad():
+            seen = network(data.read(range(15)))[:, [order.index(k) for k in (1, 4, 5)]].argmax(1).numpy()
+        due.append(float((seen == data.labels).mean()))
+    assert [told["clean"]["value"], told["shifted"]["value"]] == pytest.approx(due)
 
 
 def test_classes_that_are_missing_are_named(natural):

@@ -50,7 +50,7 @@ def shifts_of(run: Path, plan: Mapping[str, Any], table: pd.DataFrame) -> list[d
         for name, reason in reasons.items():
             told = {"model": name, "reason": reason, **summaries.get(name, {})}
             models.append({**told, "sentence": _sentence(entry, told)})
-        facts = {key: entry.get(key) for key in ("name", "kind", "constants", "rounding", "sources", "paired")}
+        facts = {key: entry.get(key) for key in ("name", "kind", "constants", "rounding", "sources", "paired", "comparable")}
         facts |= {"what": NAMES.get(entry["name"], "benchmark on disk"), "n": entry["samples"]}
         facts |= {"parts": len(entry["parts"]), "made": "sources" not in entry, "reference": _reference(plan) or None}
         found.append({**facts, "models": models})
@@ -75,7 +75,7 @@ def _corruptions(
 ) -> dict[str, dict[str, Any]]:
     """Return the summary of each model; the reference first, since the others are divided by it."""
     own = any(name == CLEAN for name, _ in entry["parts"])
-    clean = {name: _clean(plan, table, name) if entry["paired"] and not own else None for name in rows}
+    clean = {name: _clean(plan, table, name) if entry["comparable"] and not own else None for name in rows}
     reference: tuple[Errors, float | None] | None = None
     wanted = _reference(plan)
     if wanted in rows:

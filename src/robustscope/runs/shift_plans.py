@@ -122,6 +122,7 @@ def _corrupted(name: str, parts: Sequence[Part], constants: Constants, data: Dat
         "rounding": "truncate",
         "families": {card.name: card.family for card in cards},
         "paired": True,
+        "comparable": True,
     }
 
 
@@ -140,6 +141,7 @@ def _series(name: str, data: Dataset, ids: list[int]) -> dict[str, Any]:
         "rounding": "truncate",
         "noise": [card.name for card in SEQUENCES if card.noise],
         "paired": True,
+        "comparable": True,
     }
 
 
@@ -179,6 +181,7 @@ def _stored(text: str, data: Dataset, ids: list[int], seed: int) -> dict[str, An
         "noise": [name for name, _ in found.parts if found.sequences and NOISE in name],
         "classes": _names(first),
         "paired": paired,
+        "comparable": paired or (isinstance(_names(first), list) and _names(first) == _names(data)),
         "ids": own,
     }
 
