@@ -19,13 +19,14 @@ from robustscope.analyses.perturbations import flip_probability
 from robustscope.cli.evaluate_command import present
 from robustscope.core.draws import Draws
 from robustscope.core.errors import CorruptRun, InvalidValue, RobustscopeError, UnknownName
+from robustscope.core.forms import to_dict
 from robustscope.corruptions.sequences import SEQUENCES, perturb
 from robustscope.data.datasets import load_data
 from robustscope.models.classifier import Classifier
 from robustscope.models.loading import from_module
 from robustscope.reports import summarise, write_report
 from robustscope.runs import shifting
-from robustscope.runs.config import Settings, config_from_dict, to_dict
+from robustscope.runs.config import Settings, config_from_dict
 from robustscope.runs.corrupted import Request, Writer, write_corrupted
 from robustscope.runs.plan import load_subjects, make_plan
 from robustscope.runs.session import carry_out, start
