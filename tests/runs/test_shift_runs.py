@@ -387,6 +387,7 @@ def natural(tmp_path_factory):
     order = [5, 0, 3, 1, 4, 2]  # of the outputs; no alphabetical one
     (folder / "classes.txt").write_text("".join(f"{wnid(k)} name {k}\n" for k in order))
     (folder / "short.txt").write_text("".join(f"{wnid(k)}\n" for k in order if k != 4))
+    (folder / "more.txt").write_text("".join(f"{wnid(k)}\n" for k in (*order, 6)))
     weights = linear(3, 6, 192)
     (folder / "net.py").write_text(
         "import torch\nfrom torch import nn\n\ndef make_model():\n    layer = nn.Linear(192, 6)\n"
@@ -447,6 +448,22 @@ def test_attacks_on_a_natural_shift_see_its_own_classes_alone(natural, tmp_path)
     assert table["clean_prediction"].tolist() == logits.argmax(1).tolist()
 
 
+def test_chosen_outputs_are_exact_and_can_be_certified(natural):
+    folder, network, order = natural
+    source = f"wnids:{folder / 'imagenet-a'},{folder / 'imagenet-a'}"
+    wanted = asked(folder, source, [])
+    wanted = replace(wanted, settings=replace(wanted.settings, certify="crown"))
+    subjects = load_subjects(wanted.models, wanted.data, wanted.settings)
+    chosen, x = subjects.models[0].classifier, subjects.data.read(range(15))
+    with torch.no_grad():
+        assert torch.equal(chosen.logits(x), network(x)[:, [order.index(k) for k in (1, 4, 5)]])
+    assert chosen.gradient(lambda logits, rows: logits[:, 1], x)[1].shape == x.shape
+    assert not chosen.module.training
+    plan = make_plan(wanted, subjects)
+    assert plan["measures"][0]["method"] == "crown"
+    assert plan["models"][0]["fingerprint"] != make_plan(asked(folder, source, [], None))["models"][0]["fingerprint"]
+
+
 def test_a_clean_set_of_the_same_classes_tells_what_a_shift_costs(natural, tmp_path):
     folder, network, order = natural
     for k in (1, 4, 5):
@@ -471,6 +488,7 @@ def test_classes_that_are_missing_are_named(natural):
         (asked(folder, clean, [shifted], "short.txt"), f"1 of 6 classes are not among the 5, e.g. {wnid(4)}"),
         (asked(folder, f"wnids:{shifted},{shifted}", [], "short.txt"), f"1 of 3 classes .* e.g. {wnid(4)}"),
         (asked(folder, "digits", [], "classes.txt"), "not named by WordNet ids"),
+        (asked(folder, clean, [], "more.txt"), "more.txt names 7 classes, and 'net.* has 6 outputs"),
     ):
         with pytest.raises(RobustscopeError, match=match) as caught:
             make_plan(wanted)

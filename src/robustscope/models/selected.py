@@ -7,40 +7,30 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from robustscope.core.errors import InvalidValue, ModelError
+from robustscope.core.errors import InvalidValue
 from robustscope.models.loading import LoadedModel
 
 
-class Selected(nn.Module):
+class Selected(nn.Sequential):
     """A network with some of its outputs, in a new order.
+
+    The selection is a linear layer of zeros and ones, which is exact, and which certifiers and twins know.
 
     Args:
         inner: maps (B, *S) to (B, K).
         outputs: which of the K.
-        total: K; a network of another number is refused at the first call.
+        total: K.
     """
 
     def __init__(self, inner: nn.Module, outputs: Sequence[int], total: int) -> None:
-        super().__init__()
-        self.inner, self.outputs, self.total = inner, tuple(int(k) for k in outputs), total
+        like = next(inner.parameters(), torch.empty(0))
+        pick = nn.Linear(total, len(outputs), bias=False, device=like.device, dtype=like.dtype)
+        with torch.no_grad():
+            pick.weight.zero_()[range(len(outputs)), list(outputs)] = 1
+        super().__init__(inner, pick.eval().requires_grad_(False))
         self.training = inner.training
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Return the outputs (B, len(outputs)).
-
-        Raises:
-            ModelError: if the network has another number of outputs than the list that they were chosen from.
-        """
-        logits = self.inner(x)
-        if logits.dim() != 2 or logits.shape[1] != self.total:
-            raise ModelError(
-                f"the model returned {tuple(logits.shape)} where its list names {self.total} classes",
-                "one class in the list for each output is allowed",
-                "Give the list that belongs to this model.",
-            )
-        return logits[:, torch.tensor(self.outputs, device=logits.device)]
 
 
 def selected(model: LoadedModel, outputs: Sequence[int], names: Sequence[str]) -> LoadedModel:

@@ -231,7 +231,17 @@ def asked_outputs(model: LoadedModel, spec: ModelSpec, data: Dataset) -> LoadedM
             "data in folders named by WordNet ids are allowed with it",
             "Leave --classes out, or give the data as wnids:FOLDER.",
         )
-    return model if names == whole else selected(model, positions(names, whole).tolist(), whole)
+    places, classifier = positions(names, whole).tolist(), model.classifier
+    weight = next(classifier.module.parameters(), torch.empty(0))
+    outputs = classifier.classes(data.read([0]).to(weight.device))
+    classifier.ledger.reset()
+    if outputs != len(whole):
+        raise InvalidValue(
+            f"{spec.classes} names {len(whole)} classes, and {model.name!r} has {outputs} outputs",
+            "one class for each output is allowed",
+            "Give the list that belongs to this model.",
+        )
+    return model if names == whole else selected(model, places, whole)
 
 
 def _columns(
