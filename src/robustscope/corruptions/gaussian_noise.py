@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
 from robustscope.core.draws import Draws
@@ -43,4 +42,4 @@ def gaussian_noise(x: Tensor, severity: int, *, draws: Draws, constants: Constan
     Source: Hendrycks and Dietterich 2019, arXiv:1903.12261, Sec. 4.1; constants of the authors' programs.
     """
     sigma = constant(SIGMA, constants, x, severity)
-    return torch.add(x, normal(draws, "noise", x), alpha=sigma).clamp_(0, 1)
+    return normal(draws, "noise", x).mul_(sigma).add_(x).clamp_(0, 1)

@@ -1,4 +1,4 @@
-"""Random numbers of 16 and of 24 bits, cut out of words of 64: several for the price of one."""
+"""Random numbers of 16 and of 32 bits, cut out of words of 64: several for the price of one."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ def unit(draws: Draws, purpose: str, like: Tensor) -> Tensor:
     return sixteen(draws, purpose, like).to(like.dtype).add_(0.5).div_(32768)
 
 
-def twenty_four(draws: Draws, purpose: str, like: Tensor) -> Tensor:
-    """Return uniform numbers from 0 to 2^24 - 1 for each value: int32, shaped and placed as ``like`` (B, *S)."""
-    return _cut(draws, purpose, like, torch.int32).bitwise_and_(2**24 - 1).to(like.device)
+def thirty_two(draws: Draws, purpose: str, like: Tensor) -> Tensor:
+    """Return uniform numbers from -2^31 to 2^31 - 1 for each value: int32, shaped and placed as ``like`` (B, *S)."""
+    return _cut(draws, purpose, like, torch.int32).to(like.device)
 
 
 def normal(draws: Draws, purpose: str, like: Tensor) -> Tensor:

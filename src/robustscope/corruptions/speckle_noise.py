@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
 from robustscope.core.draws import Draws
@@ -43,4 +42,4 @@ def speckle_noise(x: Tensor, severity: int, *, draws: Draws, constants: Constant
     Source: Hendrycks and Dietterich 2019, arXiv:1903.12261, Appendix B; constants of the authors' programs.
     """
     sigma = constant(SIGMA, constants, x, severity)
-    return torch.addcmul(x, x, normal(draws, "noise", x), value=sigma).clamp_(0, 1)
+    return normal(draws, "noise", x).mul_(sigma).add_(1).mul_(x).clamp_(0, 1)
