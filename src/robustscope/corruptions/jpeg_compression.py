@@ -23,6 +23,7 @@ QUALITY = {
     source="Hendrycks & Dietterich, 2019, arXiv:1903.12261, Sec. 4.1",
     bibtex=HENDRYCKS,
     family="digital",
+    levels=True,
     channels=(1, 3),
 )
 def jpeg_compression(x: Tensor, severity: int, *, draws: Draws, constants: Constants = "auto") -> Tensor:
