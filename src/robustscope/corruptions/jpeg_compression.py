@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
 from robustscope.core.draws import Draws
 from robustscope.corruptions.cards import HENDRYCKS, register
+from robustscope.corruptions.jpeg import through
 from robustscope.corruptions.tables import Constants, constant
-from robustscope.data.pictures import through_jpeg
 
 QUALITY = {
     "imagenet-c": (25, 18, 15, 10, 7),
@@ -27,7 +26,9 @@ QUALITY = {
     channels=(1, 3),
 )
 def jpeg_compression(x: Tensor, severity: int, *, draws: Draws, constants: Constants = "auto") -> Tensor:
-    """Compress every picture as JPEG (Pillow's, colour at half the resolution) and open it again.
+    """Compress every picture as JPEG (as Pillow does, colour at half the resolution) and open it again.
+
+    Nothing is packed into a file, which loses nothing; what is lost, is computed on tensors, with libjpeg's rounding.
 
     Args:
         x: (B, C, H, W), in [0, 1]; grey or RGB; rounded to 8 bits.
@@ -43,6 +44,5 @@ def jpeg_compression(x: Tensor, severity: int, *, draws: Draws, constants: Const
 
     Source: Hendrycks and Dietterich 2019, arXiv:1903.12261, Sec. 4.1; constants of the authors' programs.
     """
-    levels = (x * 255).add_(0.5).to(device="cpu", dtype=torch.uint8).permute(0, 2, 3, 1).contiguous()
-    opened = through_jpeg(levels.numpy(), constant(QUALITY, constants, x, severity))
-    return torch.from_numpy(opened).permute(0, 3, 1, 2).to(device=x.device, dtype=x.dtype).div_(255)
+    quality = constant(QUALITY, constants, x, severity)
+    return through((x * 255).add_(0.5).floor_(), quality).div_(255)
