@@ -43,32 +43,37 @@ def through(levels: Tensor, quality: int) -> Tensor:
     height, width = levels.shape[-2:]
     if levels.shape[1] == 1:
         return _coded(levels[:, 0] - 128, LUMA, quality)[:, None] + 128
-    # The level shift by 128 is taken off with the rounding.
+    # The level shift by 128 is taken off with the rounding of luma; that of colours is in their definition.
     parts = _mixed(FORWARD, levels)
-    luma = _coded(parts[:, 0].add_(0.5).floor_().sub_(128), LUMA, quality)
-    chroma = parts[:, 1:].add_(32767 / 65536).floor_()
+    luma = _coded(parts[:, 0].sub(127.5).floor_(), LUMA, quality)
+    chroma = parts[:, 1:].add(32767 / 65536).floor_()
     halved = _coded(_halved(chroma), CHROMA, quality)
-    drawn = torch.empty_like(levels)
-    drawn[:, 0] = luma
-    drawn[:, 1:] = _doubled(halved, height, width)
     # Luma as it is and 0.5 for the rounding keep every partial sum exact that is not clipped in the end.
-    drawn[:, 0] += 128.5
-    return _mixed(BACKWARD, drawn).floor_().clamp_(0, 255)
+    torch.add(luma, 128.5, out=parts[:, 0])
+    parts[:, 1:] = _doubled(halved, height, width)
+    return _mixed(BACKWARD, parts).floor_().clamp_(0, 255)
 
 
 def _mixed(matrix: tuple[tuple[int, ...], ...], x: Tensor) -> Tensor:
-    weights = x.new_tensor(matrix).div_(65536).expand(len(x), -1, -1)
+    weights = _weights(matrix, x.dtype).to(x.device).expand(len(x), -1, -1)
     return torch.bmm(weights, x.flatten(2)).view_as(x)
+
+
+@lru_cache(maxsize=8)
+def _weights(matrix: tuple[tuple[int, ...], ...], dtype: torch.dtype) -> Tensor:
+    return torch.tensor(matrix, dtype=dtype).div_(65536)
 
 
 def _halved(x: Tensor) -> Tensor:
     """Return means of 2 x 2 pixels (B, C, H, W), rounded up from a half in every second column, the last pixels repeated."""
     height, width = x.shape[-2:]
     broad = _up_to(width, 16)
-    x = functional.pad(x, (0, broad - width, 0, height % 2), mode="replicate")
+    if broad > width or height % 2:
+        x = functional.pad(x, (0, broad - width, 0, height % 2), mode="replicate")
     pairs = x[..., ::2, :] + x[..., 1::2, :]
     sums = pairs[..., ::2] + pairs[..., 1::2]
-    return sums.mul_(0.25).add_(x.new_tensor([0.25, 0.5]).repeat(broad // 4)).floor_()
+    sums[..., 1::2] += 1
+    return sums.mul_(0.25).add_(0.25).floor_()
 
 
 def _doubled(x: Tensor, height: int, width: int) -> Tensor:
@@ -76,14 +81,16 @@ def _doubled(x: Tensor, height: int, width: int) -> Tensor:
     x = x[..., : -(-width // 2)]
     if x.shape[-1] <= 2:
         return x.repeat_interleave(2, -2).repeat_interleave(2, -1)[..., :height, :width]
-    tall = x.mul(1 / 16)
-    tall = functional.pad(tall, (1, 1, 1, 1), mode="replicate")
+    tall = functional.pad(x, (1, 1, 1, 1), mode="replicate").mul_(1 / 16)
     middle = tall[..., 1:-1, :] * 3
-    rows = torch.stack([middle + tall[..., :-2, :], middle + tall[..., 2:, :]], -2).flatten(-3, -2)
+    rows = tall.new_empty(*x.shape[:-1], 2, tall.shape[-1])
+    torch.add(middle, tall[..., :-2, :], out=rows[..., 0, :])
+    torch.add(middle, tall[..., 2:, :], out=rows[..., 1, :])
+    rows = rows.flatten(-3, -2)
     out = rows.new_empty(*rows.shape[:-1], 2 * x.shape[-1])
-    near = rows[..., 1:-1] * 3
-    torch.add(near + 8 / 16, rows[..., :-2], out=out[..., ::2])
-    torch.add(near.add_(7 / 16), rows[..., 2:], out=out[..., 1::2])
+    near = (rows[..., 1:-1] * 3).add_(7 / 16)
+    torch.add(near, rows[..., 2:], out=out[..., 1::2])
+    torch.add(near.add_(1 / 16), rows[..., :-2], out=out[..., ::2])
     return out[..., :height, :width].floor_()
 
 
@@ -96,22 +103,22 @@ def _coded(x: Tensor, table: tuple[int, ...], quality: int) -> Tensor:
         x = functional.pad(planes, (0, broad - width, 0, tall - height), mode="replicate").view(
             *x.shape[:-2], tall, broad
         )
-    forward, backward, steps = _constants(table, quality, broad, x.dtype)
+    parts = [part.to(x.device) for part in _constants(table, quality, broad, x.dtype)]
     # Rows: 8 x 8 numbers of at most 2^7 times 2^14 are exact at once; two fractional bits stay.
-    found = (x.reshape(-1, 8) @ forward[0]).add_(0.5).floor_()
-    found = _transformed(found.view(-1, 8, broad), forward[1:], 256, 0.5)
-    steps, shares = steps
-    found.mul_(shares).round_().mul_(steps)
-    found = _transformed(found, backward[:2], 16, 0.5).view(-1, 8)
-    high, low = (found @ part for part in backward[2:])
-    found = high.add_(low.floor_()).mul_(1 / 2048).add_(0.5).floor_().clamp_(-128, 127)
+    found = (x.reshape(-1, 8) @ parts[0]).add_(0.5).floor_()
+    found = _transformed(found.view(-1, 8, broad), parts[1], 256)
+    found.mul_(parts[2]).round_().mul_(parts[3])
+    found = _transformed(found, parts[4], 16).view(-1, 8)
+    high, low = found @ parts[5], found @ parts[6]
+    found = high.add_(low.floor_(), alpha=1 / 2048).add_(0.5).floor_().clamp_(-128, 127)
     return found.view(x.shape)[..., :height, :width]
 
 
-def _transformed(x: Tensor, parts: tuple[Tensor, ...], over: int, rounding: float) -> Tensor:
-    """Return columns of blocks (N, 8, W) transformed, the upper and the lower bits of the constants apart."""
-    high, low = (torch.matmul(part, x) for part in parts)
-    return high.add_(low.floor_()).mul_(1 / over).add_(rounding).floor_()
+def _transformed(x: Tensor, parts: Tensor, over: int) -> Tensor:
+    """Return columns of blocks (N, 8, W) transformed, by the upper and the lower bits of the constants."""
+    found = torch.bmm(parts.expand(len(x), -1, -1), x)
+    high, low = found[:, :8], found[:, 8:]
+    return torch.add(high, low.floor_(), alpha=1 / over).add_(0.5).floor_()
 
 
 def _up_to(length: int, unit: int) -> int:
@@ -121,8 +128,15 @@ def _up_to(length: int, unit: int) -> int:
 @lru_cache(maxsize=32)
 def _constants(
     table: tuple[int, ...], quality: int, width: int, dtype: torch.dtype
-) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...], tuple[Tensor, Tensor]]:
-    """Return the matrices of both transforms, in parts, and the steps of a quality with their inverses: (8, width)."""
+) -> list[Tensor]:
+    """Return what one way through a block takes, in this order.
+
+    The constants are split at 2^7, so that float32 holds every sum; what the lower part leaves below 1 cannot matter.
+
+    Returns:
+        (8, 8) for rows; (16, 8) for columns, the upper over the lower part; (8, width) one over the steps of the
+        quality, and the steps; (16, 8) for columns back; (8, 8) for rows back, the upper and the lower part.
+    """
     scale = 5000 // quality if quality < 50 else 200 - 2 * quality
     steps = np.clip((np.array(table).reshape(8, 8) * scale + 50) // 100, 1, 255)
     matrix = _cosines()
@@ -130,9 +144,9 @@ def _constants(
     low = (matrix - 128 * high) / 128
     rows = np.tile(steps, width // 8).astype(float)
     # A little more than the inverse: a coefficient half way between two steps goes away from 0.
-    numbers = (matrix.T / 2048, high, low, high.T, low.T, high, low, rows, (1 + 2.0**-18) / (8 * rows))
-    tensors = [torch.from_numpy(np.ascontiguousarray(part, dtype=float)).to(dtype) for part in numbers]
-    return tuple(tensors[:3]), tuple(tensors[3:7]), (tensors[7], tensors[8])
+    numbers = [matrix.T / 2048, np.vstack([high / 256, low]), (1 + 2.0**-18) / (8 * rows), rows]
+    numbers += [np.vstack([high.T / 16, low.T]), high / 2048, low]
+    return [torch.from_numpy(np.ascontiguousarray(part, dtype=float)).to(dtype) for part in numbers]
 
 
 def _cosines() -> np.ndarray:
