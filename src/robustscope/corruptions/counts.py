@@ -88,10 +88,7 @@ def _of_levels(x: Tensor, signed: Tensor, known: Tensor, cells: Tensor, counts: 
 
 def has_rest(x: Tensor) -> bool:
     """Tell whether any value is not one of the 256 levels."""
-    for part in x.reshape(-1).split(PIECE):
-        if bool((part * 255).add_(NEAR).frac_().amax() > 2 * NEAR):
-            return True
-    return False
+    return any(bool((part * 255).add_(NEAR).frac_().amax() > 2 * NEAR) for part in x.reshape(-1).split(PIECE))
 
 
 def _inverted(rate: Tensor, uniform: Tensor) -> Tensor:

@@ -7,7 +7,6 @@ from torch import Tensor
 
 from robustscope.core.draws import Draws
 from robustscope.corruptions.cards import HENDRYCKS, register
-from robustscope.corruptions.numbers import unit
 from robustscope.corruptions.plasma import plasma
 from robustscope.corruptions.tables import Constants, benchmark, constant
 
@@ -54,6 +53,6 @@ def fog(x: Tensor, severity: int, *, draws: Draws, constants: Constants = "auto"
     amount, decay = constant(FOG, constants, x, severity)
     height, width = x.shape[-2:]
     side = max(LEAST.get(benchmark(constants, x), 2), 1 << (max(height, width) - 1).bit_length())
-    clouds = plasma(unit(draws, "plasma", x.new_empty(len(x), side, side)), decay)[:, None, :height, :width]
+    clouds = plasma(draws.uniform("plasma", x.new_empty(len(x), side, side)), decay)[:, None, :height, :width]
     brightest = x.amax((1, 2, 3), keepdim=True)
     return torch.add(x, clouds, alpha=amount).mul_(brightest / (brightest + amount)).clamp_(0, 1)

@@ -126,9 +126,7 @@ def _up_to(length: int, unit: int) -> int:
 
 
 @lru_cache(maxsize=32)
-def _constants(
-    table: tuple[int, ...], quality: int, width: int, dtype: torch.dtype
-) -> list[Tensor]:
+def _constants(table: tuple[int, ...], quality: int, width: int, dtype: torch.dtype) -> list[Tensor]:
     """Return what one way through a block takes, in this order.
 
     The constants are split at 2^7, so that float32 holds every sum; what the lower part leaves below 1 cannot matter.
