@@ -35,7 +35,7 @@ def normal(draws: Draws, purpose: str, like: Tensor) -> Tensor:
     Each number is the mean of the law in its cell, so that the outermost are +-4.47. Pictures have 256 levels; tables
     take a third of the time of logarithms and sines.
     """
-    cells = _cut(draws, purpose, like, torch.uint16).to(like.device).view(-1)
+    cells = _cut(draws, purpose, like, torch.uint16).to(like.device).reshape(-1)
     table, out = _normal_cells().to(like), torch.empty_like(like, memory_format=torch.contiguous_format)
     for few, found in zip(cells.split(PIECE), out.view(-1).split(PIECE), strict=True):
         torch.index_select(table, 0, few.int(), out=found)
