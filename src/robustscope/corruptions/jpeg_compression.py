@@ -51,8 +51,8 @@ def jpeg_compression(x: Tensor, severity: int, *, draws: Draws, constants: Const
 
     Source: Hendrycks and Dietterich 2019, arXiv:1903.12261, Sec. 4.1; constants of the authors' programs.
     """
-    quality, levels = constant(QUALITY, constants, x, severity), (x * 255).add_(0.5).floor_()
+    quality, levels = constant(QUALITY, constants, x, severity), (x * 255).add_(0.5)
     if x.device.type != "cpu" or x.shape[-2] * x.shape[-1] <= LARGE:
-        return through(levels, quality).div_(255)
+        return through(levels.floor_(), quality).div_(255)
     opened = through_jpeg(levels.to(torch.uint8).permute(0, 2, 3, 1).contiguous().numpy(), quality)
-    return levels.copy_(torch.from_numpy(opened).permute(0, 3, 1, 2)).div_(255)
+    return torch.from_numpy(opened).to(x.dtype).div_(255).permute(0, 3, 1, 2)
