@@ -77,6 +77,8 @@ HELPERS = {
         "colours",
         "compose",
         "counts",
+        "jpeg",
+        "numbers",
         "edges",
         "filters",
         "lines",
