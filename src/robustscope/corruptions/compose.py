@@ -80,7 +80,7 @@ def apply(
                 "Correct the function.",
             )
         if card.levels and size >= len(x):
-            return part
+            return part.contiguous()
         if card.levels:
             target.copy_(part)
         else:
