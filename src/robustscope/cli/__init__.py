@@ -20,6 +20,7 @@ COMMANDS = (
     "verify",
     "universal",
     "corrupt",
+    "video",
     "doctor",
     "limits",
     "list",

@@ -78,7 +78,7 @@ def wnids(path: str, split: str) -> Dataset:
     """
     if split:
         raise InvalidValue(f"#{split} was asked of wnids", "no split is allowed", "Name the folder of the split.")
-    where, sides = _sides(path)
+    where, wanted = sides(path)
     place, _, listed = where.partition(",")
     root = existing(place, "a folder of folders named by WordNet ids")
     if not root.is_dir():
@@ -94,14 +94,19 @@ def wnids(path: str, split: str) -> Dataset:
     own = positions(here, everything)
     files, labels = class_pictures([root / wnid for wnid in here])
     labels = check_labels(own[labels], len(files), str(root))
-    if sides is None:
+    if wanted is None:
         return PicturesDataset(root.name, files, common_shape(files), labels, everything)
     for file in files:
         header(file)
-    return CroppedDataset(root.name, files, sides, labels, everything)
+    return CroppedDataset(root.name, files, wanted, labels, everything)
 
 
-def _sides(path: str) -> tuple[str, tuple[int, int] | None]:
+def sides(path: str) -> tuple[str, tuple[int, int] | None]:
+    """Return a path without the ``?resize=N&crop=M`` behind it, and the two numbers, or None where there are none.
+
+    Raises:
+        InvalidValue: for other options.
+    """
     where, mark, text = path.partition("?")
     if not mark:
         return where, None
