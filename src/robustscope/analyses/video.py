@@ -172,14 +172,10 @@ def video_summary(
 
 def _held(rows: pd.DataFrame, k: int, labels: Labels) -> pd.Series:
     """Return for each anchor whether it and all frames within k are right; a gap where that is not known."""
-    groups = _near(rows, k, labels).groupby("anchor", sort=True)["correct"]
-    return pd.Series({anchor: _all(values) for anchor, values in groups}, dtype="boolean")
-
-
-def _all(values: pd.Series) -> Any:
-    if (values == False).any():  # noqa: E712
-        return False
-    return pd.NA if values.isna().any() else True
+    near = _near(rows, k, labels)
+    wrong = (near["correct"] == False).fillna(False).groupby(near["anchor"], sort=True).any()  # noqa: E712
+    unknown = near["correct"].isna().groupby(near["anchor"], sort=True).any()
+    return pd.Series(~wrong, dtype="boolean").mask(unknown & ~wrong)
 
 
 def _near(rows: pd.DataFrame, k: int | None, labels: Labels) -> pd.DataFrame:

@@ -9,6 +9,7 @@ from cyclopts import Parameter
 
 from robustscope.cli.common import Bar, Json, Quiet, Whole, bounds_pair, emit, numbers, out
 from robustscope.cli.evaluate_command import FLAT, ModelOptions
+from robustscope.core.errors import InvalidValue
 from robustscope.runs.config import Settings
 
 
@@ -49,6 +50,8 @@ def command(
 
     OUT then holds the rows, and video.html and video.md with the worst frames beside their anchors.
     """
+    if k < 0:
+        raise InvalidValue(f"--k={k} was given", "0 or more is allowed", "Write e.g. --k 10.")
     from robustscope.analyses.video import video_summary
     from robustscope.data.video import load_frames
     from robustscope.models.loading import load_model
