@@ -14,6 +14,7 @@ from doors import assert_three_parts
 from robustscope.analyses.detection import Boxes, average_precision, detection_drop, mean_average_precision, overlaps
 from robustscope.analyses.video import conditional_accuracy, pm_accuracy, video_summary, worst_frames
 from robustscope.core.errors import BadFile, CorruptRun, InvalidValue, MissingExtra, MissingFile
+from robustscope.data.frames import from_sequences
 from robustscope.data.mining import COLUMNS, difference, mine, write_list
 from robustscope.data.pictures import encode
 from robustscope.data.video import load_frames, number_of
@@ -191,6 +192,32 @@ def test_moving_squares_have_the_labels_of_their_places():
     assert said == [int(left > 8) for left in lefts]
     with pytest.raises(InvalidValue, match="frames=4") as caught:
         moving_squares([2], [1.0], frames=4)
+    assert_three_parts(caught.value)
+
+
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.float32, torch.float64])
+def test_sequences_are_videos_of_one_label(dtype):
+    bytes_ = torch.arange(3 * 4 * 2, dtype=torch.uint8).reshape(3, 4, 1, 1, 2) * 10
+    frames = from_sequences(bytes_ if dtype == torch.uint8 else bytes_.to(dtype) / 255, [5, 0, 1], anchor=0)
+    assert frames.anchors == (0, 4, 8)
+    assert frames.offsets == ((1, 2, 3),) * 3
+    assert frames.labels == ((5,),) * 4 + ((0,),) * 4 + ((1,),) * 4
+    assert (frames.read(range(12)) * 255).round().byte().tolist() == bytes_.reshape(12, 1, 1, 2).tolist()
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda: from_sequences(torch.rand(2, 3, 4, 4), [0, 1]),
+        lambda: from_sequences(torch.rand(2, 3, 1, 4, 4), [0, 1], anchor=3),
+        lambda: from_sequences(torch.rand(2, 3, 1, 4, 4) + 1, [0, 1]),
+        lambda: from_sequences(torch.rand(2, 3, 1, 4, 4), [0]),
+        lambda: from_sequences(torch.zeros(2, 3, 1, 4, 4, dtype=torch.int64), [0, 1]),
+    ],
+)
+def test_faults_of_sequences_are_named(call):
+    with pytest.raises(InvalidValue) as caught:
+        call()
     assert_three_parts(caught.value)
 
 

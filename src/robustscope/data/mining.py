@@ -13,7 +13,7 @@ import numpy as np
 from robustscope.core.errors import BadFile, InvalidValue
 from robustscope.data.base import existing
 from robustscope.data.benchmarks import frame_files
-from robustscope.data.video import Stored
+from robustscope.data.frames import Stored
 from robustscope.data.video_files import VIDEOS, count_frames
 
 Metric = Literal["rms", "linf"]

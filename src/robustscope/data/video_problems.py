@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from robustscope.core.errors import InvalidValue
-from robustscope.data.video import FrameSet, InMemory
+from robustscope.data.frames import FrameSet, from_sequences
 
 
 def moving_squares(
@@ -40,26 +41,16 @@ def moving_squares(
             "an odd number of frames, a smaller square, and a speed for each start are allowed",
             "Write e.g. moving_squares([4], [1.0]).",
         )
-    half = frames // 2
-    pixels = np.zeros((len(starts) * frames, 1, size, size), np.uint8)
-    labels, top = [], (size - side) // 2
-    for row, (start, speed) in enumerate((s, v) for s, v in zip(starts, speeds, strict=True) for _ in range(frames)):
-        left = int(np.clip(round(start + speed * (row % frames - half)), 0, size - side))
-        pixels[row, 0, top : top + side, left : left + side] = 255
-        labels.append((int(2 * left + side >= size),))
-    firsts = range(0, len(pixels), frames)
-    around = [offset for offset in range(-half, half + 1) if offset]
-    return FrameSet(
-        name="moving squares",
-        shape=(1, size, size),
-        names=tuple(f"{video}/{offset}" for video in range(len(starts)) for offset in range(-half, half + 1)),
-        labels=tuple(labels),
-        anchors=tuple(first + half for first in firsts),
-        members=tuple(tuple(first + half + offset for offset in around) for first in firsts),
-        offsets=tuple(tuple(around) for _ in firsts),
-        reader=InMemory(pixels),
-        class_names=("left", "right"),
-    )
+    half, top = frames // 2, (size - side) // 2
+    pixels = np.zeros((len(starts), frames, 1, size, size), np.uint8)
+    labels = []
+    for video, (start, speed) in enumerate(zip(starts, speeds, strict=True)):
+        for i in range(frames):
+            left = int(np.clip(round(start + speed * (i - half)), 0, size - side))
+            pixels[video, i, 0, top : top + side, left : left + side] = 255
+            labels.append((int(2 * left + side >= size),))
+    found = from_sequences(pixels, [0] * len(pixels), name="moving squares", class_names=("left", "right"))
+    return replace(found, labels=tuple(labels))
 
 
 class EdgeJudge(nn.Module):

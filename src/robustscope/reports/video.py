@@ -123,8 +123,8 @@ def sentences(summary: Mapping[str, Any]) -> list[str]:
         lines.append(f"{number(summary['alone'])} anchors have no frame beside them, and count as they are.")
     if summary["brittle"]["pairs"] and summary["brittle"]["linf"] is not None:
         lines.append(
-            f"{number(summary['brittle']['pairs'])} frames are wrong beside a right anchor; half of them differ from it by "
-            f"more than {number(summary['brittle']['linf'])} in some value."
+            f"{number(summary['brittle']['pairs'])} frames are wrong beside a right anchor; the median of the largest "
+            f"difference between the two is {number(summary['brittle']['linf'])}."
         )
     if summary.get("unreviewed"):
         lines.append(
@@ -188,6 +188,6 @@ def _said(row: Mapping[str, Any], class_names: Sequence[str] | None) -> dict[str
         "name": row.get("name", f"frame {row['frame']}"),
         "offset": int(row["offset"]),
         "confidence": row.get("confidence"),
-        "linf": row.get("linf"),
+        "rms": row.get("rms"),
         "seen": class_names[prediction] if class_names else f"class {prediction}",
     }

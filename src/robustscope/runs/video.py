@@ -24,7 +24,7 @@ from torch import Tensor
 from robustscope.core.draws import Draws
 from robustscope.core.errors import BadFile, CorruptRun, InvalidValue
 from robustscope.data.base import existing
-from robustscope.data.video import FrameSet
+from robustscope.data.frames import FrameSet
 from robustscope.models.classifier import Classifier
 from robustscope.models.fingerprints import fingerprint
 from robustscope.runs.corrupted import claim_folder
