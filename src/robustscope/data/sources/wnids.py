@@ -24,14 +24,14 @@ class CroppedDataset(PicturesDataset):
     def __init__(
         self, name: str, files: Sequence[Path], sides: tuple[int, int], labels: np.ndarray, class_names: Sequence[str]
     ) -> None:
-        self._resize, crop = sides
+        self.resize, crop = sides
         super().__init__(name, files, (3, crop, crop), labels, class_names)
 
     def raw(self, ids: np.ndarray) -> np.ndarray:
         """See :meth:`Dataset.raw`."""
         out = np.empty((len(ids), *self.shape), np.uint8)
         for row, i in enumerate(ids.tolist()):
-            out[row] = cropped(decode(self._files[i], 3, str(self._files[i])), self._resize, self.shape[1])
+            out[row] = cropped(decode(self.files[i], 3, str(self.files[i])), self.resize, self.shape[1])
         return out
 
 
