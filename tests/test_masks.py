@@ -17,6 +17,7 @@ from robustscope.core.errors import BadFile, CorruptRun, InvalidValue, MissingFi
 from robustscope.core.types import Bounds, ThreatModel
 from robustscope.data.coco import polygon, run_lengths, segmentation
 from robustscope.data.datasets import from_tensors, load_data
+from robustscope.data.foreground_problems import digits_on_clutter
 from robustscope.data.masks import KINDS, changed, load_masks, sampled, write_masked
 from robustscope.models.classifier import Classifier
 from robustscope.models.foreground import (
@@ -518,3 +519,21 @@ def test_a_radius_for_each_sample_goes_along():
     rows = evaluate_masks(model, x, y, MASKS, threat, kinds=("foreground",), method=("pgd", {"steps": 5}))
     assert rows["robust"][::2].all()
     assert not rows["robust"][1::2].all()
+
+
+# Digits on clutter -----------------------------------------------------------------------------------------------------
+
+
+def test_digits_on_clutter_are_where_their_masks_say():
+    data = load_data("digits#test")
+    x, y, masks = digits_on_clutter(jitter=3, size=17)
+    assert y.tolist() == data.labels.tolist()
+    assert torch.equal(torch.stack([x[i, 0][masks[i]] for i in range(len(x))]).view(-1, 1, 8, 8), data.read(range(500)))
+    assert x[:, 0][~masks].max() <= 0.5, "clutter is dimmed"
+    assert x[:, 0][~masks].mean() > 0.1, "and there"
+    ink = digits_on_clutter(jitter=3, size=17, outline="ink")[2]
+    assert torch.equal(ink, masks & (x[:, 0] > 0.3))
+    assert len({tuple(mask.nonzero()[0].tolist()) for mask in masks}) == 49
+    with pytest.raises(InvalidValue, match="jitter=5") as caught:
+        digits_on_clutter(jitter=5)
+    assert_three_parts(caught.value)

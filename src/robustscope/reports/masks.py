@@ -27,11 +27,13 @@ def render_masks(summary: Sequence[Mapping[str, Any]], title: str) -> str:
         summary: what ``analyses.masks.mask_summary`` returned.
         title: of the page.
     """
-    head = ["Mask", "Pixels", "Values attacked", "Clean accuracy", "Robust accuracy", "More robust than random"]
+    head = ["Mask", "Pixels", "Values attacked", "Clean accuracy", "Robust accuracy", "Above random, points"]
     body = []
     for row in summary:
         gain = row["gain"]
-        gained = "–" if gain is None else f"{percent(gain['value'])} ({interval(gain['low'], gain['high'])})"
+        gained = "–"
+        if gain is not None:
+            gained = f"{100 * gain['value']:+.1f} ({interval(gain['low'], gain['high'])})".replace("-", "−")
         line = [safe(SAID.get(row["kind"], row["kind"])), percent(row["share"]), number(row["dimension"])]
         body.append([*line, rate(row["clean"]), rate(row["robust"]), gained])
     blocks = [f"# Masks: {safe(title)}", table(head, body)]
