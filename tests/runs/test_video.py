@@ -16,6 +16,7 @@ from doors import assert_three_parts
 from robustscope.analyses.video import pm_accuracy, video_summary
 from robustscope.cli import main
 from robustscope.core.errors import CorruptRun, InvalidValue, MissingFile
+from robustscope.data.frames import from_sequences
 from robustscope.data.pictures import encode
 from robustscope.data.video_problems import EdgeJudge, moving_squares
 from robustscope.models.classifier import Classifier
@@ -51,6 +52,19 @@ def test_the_decisions_on_moving_squares_are_those_of_geometry(tmp_path):
     assert counts == [4, 2, 2, 1]
     # by the anchor's labels square 0 is never seen right of the middle, and 3 and 4 are lost as before
     assert [pm_accuracy(rows, k, "anchor")["k"] for k in (0, 1, 10)] == [4, 2, 2]
+
+
+def test_pairs_beyond_the_reach_of_an_attack_are_counted(tmp_path):
+    faint = from_sequences(np.array([0, 9, 51, 255], np.uint8).reshape(1, 4, 1, 1, 1).repeat(3, 0), [0, 0, 1], anchor=0)
+    bright = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(1, 2)).eval()
+    bright[1].weight.data.copy_(torch.tensor([[0.0], [1.0]]))
+    bright[1].bias.data.copy_(torch.tensor([0.01, 0.0]))  # class 1 from 0.01 on
+    rows = evaluate_video(Classifier(bright), faint, tmp_path)
+    found = video_summary(rows, 3, epsilon=0.1)["brittle"]
+    assert found["pairs"] == 6, "two anchors are right, and each loses all its frames"
+    assert found["beyond"] == pytest.approx(2 / 3)
+    assert found["linf"] == pytest.approx(51 / 255)
+    assert video_summary(rows, 3)["brittle"]["beyond"] is None
 
 
 def test_an_evaluation_that_was_stopped_goes_on_with_the_next_shard(tmp_path, monkeypatch):

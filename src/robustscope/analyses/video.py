@@ -116,7 +116,11 @@ def conditional_accuracy(
 
 
 def video_summary(
-    rows: pd.DataFrame, k: int = 10, labels: Labels = "own", resamples: np.ndarray | None = None
+    rows: pd.DataFrame,
+    k: int = 10,
+    labels: Labels = "own",
+    resamples: np.ndarray | None = None,
+    epsilon: float | None = None,
 ) -> dict[str, Any]:
     """Summarise the rows of one model.
 
@@ -125,13 +129,14 @@ def video_summary(
         k: frames before and after.
         labels: convention of the headline, of the worst frames and of the neighbours.
         resamples: see :func:`conditional_accuracy`.
+        epsilon: linf radius that an attack would have; with it comes how many brittle pairs no such attack could reach.
 
     Returns:
         ``n`` anchors, ``frames`` beside them within k, ``alone`` (anchors without any), ``benign``, ``pm`` (convention ->
         rate, its values None where frames have no own labels), ``drop`` (benign minus pm-k in the convention, with a
         bootstrap interval), ``neighbour`` (mean accuracy of a random frame of a random anchor that has frames),
         ``curve`` (for each j from 0 to k the two conventions), ``conditional``, ``brittle`` (pairs of a right anchor and
-        a wrong frame, with the median of their linf distance), ``worst`` (rows of :func:`worst_frames`, or none).
+        a wrong frame, with the median of their linf distance, and ``beyond``, the share of them further apart than epsilon), ``worst`` (rows of :func:`worst_frames`, or none).
 
     Raises:
         InvalidValue, CorruptRun: as :func:`pm_accuracy`.
@@ -165,7 +170,11 @@ def video_summary(
         "neighbour": float(means.mean()) if len(means) else None,
         "curve": [{"k": j, **{name: _rate(_held(rows, j, name)) for name in LABELS}} for j in range(k + 1)],
         "conditional": conditional_accuracy(rows, "anchor", resamples),
-        "brittle": {"pairs": len(brittle), "linf": float(distances.median()) if len(distances) else None},
+        "brittle": {
+            "pairs": len(brittle),
+            "linf": float(distances.median()) if len(distances) else None,
+            "beyond": None if epsilon is None or not len(distances) else float((distances > epsilon).mean()),
+        },
         "worst": worst_frames(rows, k, labels).to_dict("records") if known else [],
     }
 

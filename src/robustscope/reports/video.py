@@ -126,6 +126,10 @@ def sentences(summary: Mapping[str, Any]) -> list[str]:
             f"{number(summary['brittle']['pairs'])} frames are wrong beside a right anchor; the median of the largest "
             f"difference between the two is {number(summary['brittle']['linf'])}."
         )
+    if summary["brittle"]["beyond"] is not None:
+        lines.append(
+            f"{percent(summary['brittle']['beyond'])} of these lie beyond the radius of the attack asked about."
+        )
     if summary.get("unreviewed"):
         lines.append(
             f"Caution: nobody has looked at {number(summary['unreviewed'])} of these frames, so a change that people would "
