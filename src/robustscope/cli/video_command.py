@@ -55,6 +55,7 @@ def command(
     from robustscope.analyses.video import video_summary
     from robustscope.data.video import load_frames
     from robustscope.models.loading import load_model
+    from robustscope.reports.formats import native
     from robustscope.reports.video import fallen, write_video
     from robustscope.runs.engines.local import torch_threads
     from robustscope.runs.video import evaluate_video, read_groups, resampled
@@ -81,7 +82,7 @@ def command(
     title = f"{loaded.name} on {subject.name}"
     written = write_video(summary, out_, title, [(pair[0], pair[1]) for pair in pairs], names)
     if json:
-        emit({**summary, "out": {kind: str(path) for kind, path in written.items()}})
+        emit({**native(summary), "out": {kind: str(path) for kind, path in written.items()}})
         return 0
     for name, row in (("benign", summary["benign"]), (f"pm-{k}", summary["pm"][labels])):
         told = "withheld, for some frames have no label of their own: --labels anchor"

@@ -174,7 +174,7 @@ def _evaluated(
     _check_labels(logits, own_labels + anchor_labels)
     seen = logits[[place[frame] for _, frame, _ in listed]]
     own, inherited = (_judged(seen, labels) for labels in (own_labels, anchor_labels))
-    apart = [(pixels[place[frame]] - pixels[place[frames.anchors[a]]]).double() for a, frame, _ in listed]
+    apart = [_differences(pixels[place[frame]], pixels[place[frames.anchors[a]]]) for a, frame, _ in listed]
     columns = {
         "anchor": [a for a, _, _ in listed],
         "frame": [frame for _, frame, _ in listed],
@@ -185,10 +185,15 @@ def _evaluated(
         "correct_anchor": inherited[0],
         "margin_own": own[1],
         "margin_anchor": inherited[1],
-        "linf": [float(delta.abs().max()) for delta in apart],
-        "rms": [float(delta.square().mean().sqrt()) for delta in apart],
+        "linf": [largest for largest, _ in apart],
+        "rms": [mean for _, mean in apart],
     }
     return {name: np.asarray(columns[name], dtype=dtype) for name, dtype in COLUMNS.items()}
+
+
+def _differences(frame: Tensor, anchor: Tensor) -> tuple[float, float]:
+    delta = (frame - anchor).double()
+    return float(delta.abs().max()), float(delta.square().mean().sqrt())
 
 
 def _judged(logits: Tensor, labels: Sequence[Sequence[int]]) -> tuple[list[int], list[float]]:
