@@ -151,6 +151,7 @@ def test_overlap_and_average_precision_by_hand():
     assert overlaps(boxes, boxes[:2]).round(4).tolist() == [[1.0, 0.1429], [0.1429, 1.0], [0.0, 0.0]]
     assert average_precision(np.array([True, False, True]), np.array([0.9, 0.8, 0.7]), 2) == pytest.approx(5 / 6)
     assert average_precision(np.array([False, True]), np.array([0.9, 0.8]), 2) == pytest.approx(0.25)
+    assert average_precision(np.array([False, True, True]), np.array([0.9, 0.8, 0.7]), 2) == pytest.approx(2 / 3)
     assert average_precision(np.zeros(0, bool), np.zeros(0), 3) == 0.0
 
 
