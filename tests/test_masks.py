@@ -386,6 +386,9 @@ def test_regions_of_gtsrb(tmp_path, pictures):
         [0, 0, 1, 1, 0, 0],
         [0] * 6,
     ]
+    (tmp_path / "rois" / "dog").rename(tmp_path / "rois" / "cow")
+    with pytest.raises(BadFile, match="nothing about a"):  # two files say a, and neither is that of the dog
+        load_masks(f"gtsrb:{tmp_path / 'rois'}", pictures)
     one = tmp_path / "rois" / "cat" / "GT-cat.csv"
     with pytest.raises(BadFile, match="nothing about c"):
         load_masks(f"gtsrb:{one}", pictures)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import hashlib
-import json
 import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -17,6 +16,7 @@ from torch import Tensor
 
 from robustscope.core.draws import Draws
 from robustscope.core.errors import BadFile, InvalidValue, did_you_mean
+from robustscope.core.files import write_json
 from robustscope.data.arrays import Mapped
 from robustscope.data.base import Dataset, existing
 from robustscope.data.coco import coco_masks
@@ -349,6 +349,6 @@ def write_masked(
     x.flush()
     np.save(folder / "masks.npy", kept)
     facts = {"data": data.name, "masks": masks.name, "kind": kind, "ids": rows, "area": float(kept.mean())}
-    (folder / "facts.json").write_text(json.dumps(facts) + "\n", encoding="utf-8")
+    write_json(folder / "facts.json", facts)
     np.save(folder / "y.npy", data.labels[rows])
     return folder

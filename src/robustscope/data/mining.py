@@ -11,6 +11,7 @@ from typing import Any, Literal
 import numpy as np
 
 from robustscope.core.errors import BadFile, InvalidValue
+from robustscope.core.files import write_text
 from robustscope.data.base import existing
 from robustscope.data.benchmarks import frame_files
 from robustscope.data.frames import Stored
@@ -117,6 +118,7 @@ def write_list(rows: Sequence[Mapping[str, Any]], path: str | Path) -> Path:
 
     Raises:
         InvalidValue: if the file exists: a reviewed list is work, and is never overwritten.
+        StoreError: if it cannot be written.
     """
     file = Path(path)
     if file.exists():
@@ -127,5 +129,5 @@ def write_list(rows: Sequence[Mapping[str, Any]], path: str | Path) -> Path:
     writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
     writer.writeheader()
     writer.writerows(rows)
-    file.write_text(text.getvalue(), encoding="utf-8")
+    write_text(file, text.getvalue())
     return file

@@ -14,7 +14,7 @@ from robustscope.reports.figures import DASHES, SERIES, drawing, make_axes, to_s
 from robustscope.reports.formats import interval, number, percent
 from robustscope.reports.formats import markdown as safe
 from robustscope.reports.gallery import png
-from robustscope.reports.html import environment, policy, style
+from robustscope.reports.html import page
 from robustscope.reports.markdown import rate, table
 from robustscope.runs.files import write_text
 
@@ -160,29 +160,23 @@ def write_video(
     Raises:
         StoreError: if the folder cannot be written.
     """
-    css = style()
     shown = [
         {**_said(row, class_names), "anchor_picture": png(anchor), "worst_picture": png(worst)}
         for row, (anchor, worst) in zip(fallen(summary), pictures, strict=False)
     ]
-    page = (
-        environment()
-        .get_template("video.html.j2")
-        .render(
-            title=title,
-            summary=summary,
-            sentences=sentences(summary),
-            names=NAMES,
-            css=css,
-            policy=policy(css),
-            pm_svg=Markup(pm_figure(summary)),
-            conditional_svg=Markup(conditional_figure(summary)) if summary["conditional"] else None,
-            pictures=shown,
-        )
+    text = page(
+        "video.html.j2",
+        title=title,
+        summary=summary,
+        sentences=sentences(summary),
+        names=NAMES,
+        pm_svg=Markup(pm_figure(summary)),
+        conditional_svg=Markup(conditional_figure(summary)) if summary["conditional"] else None,
+        pictures=shown,
     )
     paths = {kind: Path(out) / f"video.{kind}" for kind in ("md", "html")}
-    for kind, text in (("md", render_video(summary, title)), ("html", page)):
-        write_text(paths[kind], text)
+    for kind, content in (("md", render_video(summary, title)), ("html", text)):
+        write_text(paths[kind], content)
     return paths
 
 
