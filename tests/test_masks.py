@@ -203,13 +203,14 @@ def test_together_and_mask_by_mask_are_the_same(monkeypatch):
     assert 0.1 < together["robust"].mean() < 0.9
 
 
-def test_rows_do_not_depend_on_the_cut():
+@pytest.mark.parametrize("threat", ["linf:0.08", "l2:0.2"])
+def test_rows_do_not_depend_on_the_cut(threat):
     model, x = network(), X.double()
     y = model.logits(x * MASKS[:, None]).argmax(1)
     options = {"kinds": ("none", "random", "shifted", "saliency"), "method": ("pgd", {"steps": 4})}
-    whole = evaluate_masks(model, x, y, MASKS, "linf:0.08", **options)
+    whole = evaluate_masks(model, x, y, MASKS, threat, **options)
     parts = [
-        evaluate_masks(model, x[s], y[s], MASKS[s], "linf:0.08", draws=Draws(0, tuple(range(40))[s]), **options)
+        evaluate_masks(model, x[s], y[s], MASKS[s], threat, draws=Draws(0, tuple(range(40))[s]), **options)
         for s in (slice(0, 7), slice(7, 40))
     ]
     joined = pd.concat(parts).sort_values(["kind", "sample"]).reset_index(drop=True)
