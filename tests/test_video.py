@@ -237,7 +237,7 @@ def listing(path, rows):
         writer.writerows(rows)
 
 
-def test_a_list_of_frames(tmp_path):
+def test_a_list_of_frames(tmp_path, monkeypatch):
     written(tmp_path)
     anchor = "clip/002.png"
     rows = [{"path": f"clip/00{i}.png", "anchor": anchor, "label": "1|2" if i == 2 else ""} for i in (2, 1, 4)]
@@ -250,6 +250,8 @@ def test_a_list_of_frames(tmp_path):
     (tmp_path / "frames.csv").unlink()
     (tmp_path / "frames.json").write_text(json.dumps([{**row, "label": [1, 2]} for row in rows]))
     again = load_frames(tmp_path / "frames.json")
+    monkeypatch.chdir(tmp_path)
+    assert load_frames(".").name == again.name == tmp_path.name
     assert again.labels == ((1, 2),) * 3
     mark = again.fingerprint()
     assert mark != frames.fingerprint()

@@ -209,6 +209,7 @@ def test_the_command_prints_both_accuracies_and_resumes(on_disk, capsys):
     assert "judge-make_model: pm-7 accuracy 20.0 % (1 of 5" in said.out
     first = {path.name: path.read_bytes() for path in (on_disk / "video").glob("video.*")}
     assert set(first) == {"video.md", "video.html"}
+    assert first["video.md"].startswith(b"# Videos: judge-make\\_model on set\n")
     code, said = told(capsys, "judge.py:make_model", "set", "--k", 7, "--json")
     summary = json.loads(said.out)
     assert (code, summary["pm"]["own"]["k"], summary["pm"]["anchor"]["k"]) == (0, 1, 2)

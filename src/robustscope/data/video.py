@@ -130,7 +130,7 @@ def _assembled(
         sets[anchor][path] = row["offset"]
     for anchor, mine in sets.items():
         mine.pop(anchor)
-    return _framed(file.parent.name, file.parent, labels, sets, wanted, None, len(pending))
+    return _framed(file.resolve().parent.name, file.parent, labels, sets, wanted, None, len(pending))
 
 
 def _framed(
@@ -187,7 +187,7 @@ def _published(root: Path, wanted: tuple[int, int] | None) -> FrameSet:
         members = {str(anchor): dict.fromkeys(map(str, found)) for anchor, found in sets.items()}
     except (TypeError, ValueError) as error:
         raise BadFile(f"{root}: {error}", "the published form is allowed", "Copy both files again.") from error
-    return _framed(root.name, root, own, members, wanted, names)
+    return _framed(root.resolve().name, root, own, members, wanted, names)
 
 
 def _several(found: Any) -> Iterable[Any]:
