@@ -50,7 +50,9 @@ def shifts_of(run: Path, plan: Mapping[str, Any], table: pd.DataFrame) -> list[d
         for name, reason in reasons.items():
             told = {"model": name, "reason": reason, **summaries.get(name, {})}
             models.append({**told, "sentence": _sentence(entry, told)})
-        facts = {key: entry.get(key) for key in ("name", "kind", "constants", "rounding", "sources", "paired", "comparable")}
+        facts = {
+            key: entry.get(key) for key in ("name", "kind", "constants", "rounding", "sources", "paired", "comparable")
+        }
         facts |= {"what": NAMES.get(entry["name"], "benchmark on disk"), "n": entry["samples"]}
         facts |= {"parts": len(entry["parts"]), "made": "sources" not in entry, "reference": _reference(plan) or None}
         found.append({**facts, "models": models})
