@@ -133,7 +133,8 @@ def _mistrust(climb: Climb, every: Tensor) -> None:
     raises that one, while Z_t - Z_y mostly lowers that of ``y``.
     """
     known = climb.known
-    deaf = every | climb.deaf(known.near(DEAF_UP_TO) & known.astray(0.1))
+    bent = known.astray(0.1) if climb.threat.norm == "linf" else ~known.broken
+    deaf = every | climb.deaf(known.near(DEAF_UP_TO) & bent)
     climb.run(deaf, "fab_targeted", "boundary", num_targets=1, steps=50, stop_at_epsilon=True)
     close = every | known.near(2.0)
     climb.run(deaf & close, "fab_targeted", "boundary", num_targets=3, steps=50, stop_at_epsilon=True)
@@ -186,7 +187,7 @@ def _estimate(climb: Climb, lying: Tensor, every: Tensor) -> None:
     known = climb.known
     before = known.lowest.clone()
     climb.estimate(lying, (0,), 12)
-    lying = lying & (every | known.near(0.3) | (known.lowest < before - 0.05 * known.clean))
+    lying = lying & (every | known.near(0.15) | (known.lowest < before - 0.05 * known.clean))
     climb.estimate(lying, (0, 1, 2), 30, "press/")
     climb.estimate(lying & known.near(0.5), (0,), 30, "fine/", fine=True)
     climb.estimate(lying & known.near(0.3), (0, 1), 30, "finer/", fine=True)
