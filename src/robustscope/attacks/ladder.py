@@ -28,6 +28,9 @@ STARTS = 32
 DEAF_UP_TO = 8.0
 """Share of twice the fall at which the margin counts as deaf to twice the radius, and what may be lacking to ask that."""
 
+SHORT = 0.7
+"""Share of the expected fall below which FAB is asked in l2 and l1 too, where the margin is not deaf."""
+
 STIRRED = 0.08
 """Share of the clean margin by which ten queries of Square move it, one way or the other, where more of them may tell."""
 
@@ -48,7 +51,7 @@ FLAT = 15.0
         "as the linear optimum, so that the seed changes nothing"
         for norm in ("linf", "l1")
     },
-    cost=lambda p: (69_000, 3_900) if p["search"] else (3_000, 2_500),
+    cost=lambda p: (70_000, 4_000) if p["search"] else (3_300, 2_700),
 )
 def ladder(
     model: Classifier,
@@ -133,10 +136,13 @@ def _mistrust(climb: Climb, every: Tensor) -> None:
     raises that one, while Z_t - Z_y mostly lowers that of ``y``.
     """
     known = climb.known
-    bent = known.astray(0.1) if climb.threat.norm == "linf" else ~known.broken
-    deaf = every | climb.deaf(known.near(DEAF_UP_TO) & bent)
+    near = known.near(DEAF_UP_TO)
+    if climb.threat.norm == "linf":
+        deaf = every | climb.deaf(near & known.astray(0.1))
+    else:
+        deaf = every | climb.deaf(near) | (near & (known.fall < SHORT * known.expected))
     climb.run(deaf, "fab_targeted", "boundary", num_targets=1, steps=50, stop_at_epsilon=True)
-    close = every | known.near(2.0)
+    close = every | known.near(2.5)
     climb.run(deaf & close, "fab_targeted", "boundary", num_targets=3, steps=50, stop_at_epsilon=True)
     if climb.threat.norm != "linf":
         climb.run(deaf & (every | known.near(1.0)), "nearest", steps=1000)
