@@ -124,7 +124,9 @@ def test_a_flat_margin_is_raced_against_and_soon_given_up():
         module.register_forward_hook(lambda _, __, z, share=share: z * z.new_tensor([6.4 * (1 + share) / 40, 1.0]))
         outcome = attack("ladder", Classifier(module), x, y, ThreatModel("linf", 0.1), search=False)
         spent[share] = int(outcome.result.backward[0])
-    assert spent[16] - spent[14] == 4, "one more than three steps towards the only other class, which leave 0.94 of the margin"
+    assert spent[16] - spent[14] == 4, (
+        "one more than three steps towards the only other class, which leave 0.94 of the margin"
+    )
 
 
 class Summit(torch.nn.Module):

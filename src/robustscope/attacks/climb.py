@@ -34,7 +34,7 @@ DOUBT = 0.98
 """Correlation at two random points below which the gradient is looked at in earnest, see :meth:`Prospects.glance`."""
 
 DEAF = 0.7
-"""Share of twice the fall at which the margin counts as deaf to twice the radius, and what may be lacking to ask that."""
+"""Share of twice the fall below which the margin counts as deaf to twice the radius."""
 
 
 class Climb:

@@ -26,7 +26,7 @@ STARTS = 32
 """Far examples from which a sample is approached, at most."""
 
 DEAF_UP_TO = 8.0
-"""Share of twice the fall at which the margin counts as deaf to twice the radius, and what may be lacking to ask that."""
+"""What the radius may lack, in radii, for a sample to be asked whether its margin falls further at twice of it."""
 
 SHORT = 0.7
 """Share of the expected fall below which FAB is asked in l2 and l1 too, where the margin is not deaf."""
@@ -71,9 +71,10 @@ def ladder(
     figures: what the radius lacks (the margin left over the margin fallen), whether the fall is the expected one, and
     whether the margin still moved at the end. Samples that are near go on to more classes, random starts and Auto-PGD.
     Two cases in which the radius seems to lack more than it does are attacked otherwise: FAB where the margin falls no
-    further at twice the radius, Auto-PGD on the difference-of-logits ratio where it hardly falls at all. Samples that
-    behave oddly are also searched by scores alone: 50 queries of Square, and then ever more as long as scores alone
-    would break them were they to go on as they did. Where the gradient does not say how scores change nearby, the
+    further at twice the radius, and after it in l2 and l1 ``nearest``; a race towards all near classes, on the
+    difference-of-logits ratio, where the margin hardly falls at all. Samples that behave oddly are also searched by
+    scores alone: 10 queries of Square, and then ever more as long as scores alone would break them were they to go on as
+    they did. Where the gradient does not say how scores change nearby, the
     descents are repeated with slopes estimated from scores. Where neither gradients nor scores change, the search comes
     from the other side of the boundary, and at last asks for decisions alone.
 
@@ -131,9 +132,10 @@ def _mistrust(climb: Climb, every: Tensor) -> None:
     """Attack otherwise where what the radius lacks says little, as the margin hardly moves here or further out.
 
     Where twice the radius takes the margin hardly any further, steps of a size that the radius sets lead on to a
-    plateau, and FAB takes those that the linear model asks for. Where the gradient would take many times the radius, the
-    margin is flat around ``x``; what may still move is the score of another class, and the difference-of-logits ratio
-    raises that one, while Z_t - Z_y mostly lowers that of ``y``.
+    plateau, and FAB takes those that the linear model asks for. In l2 and l1 the same holds where the margin falls short
+    of what its gradient promises, and what FAB brings near is met from the far side. Where the gradient would take many
+    times the radius, or a fraction of it, the margin is flat around ``x``; what may still move is the score of another
+    class, and the difference-of-logits ratio raises that one, while Z_t - Z_y mostly lowers that of ``y``.
     """
     known = climb.known
     near = known.near(DEAF_UP_TO)
@@ -154,9 +156,9 @@ def _mistrust(climb: Climb, every: Tensor) -> None:
 def _search(climb: Climb, every: Tensor) -> None:
     """Search by scores where gradients may mislead, and go on as far as what scores lack leaves room for a success.
 
-    Where gradients are a guide, 50 and 300 queries of Square lower the margin by about a fifth and two fifths of what
+    Ten queries tell where scores alone move nothing. Where gradients are a guide, 50 and 300 queries of Square lower the margin by about a fifth and two fifths of what
     the descents did, less than half of what even a sample at the boundary needs; where they are not, by as much as the
-    descents or more. Samples that come near just as their gradient says get a glance at two points beside the way: what
+    descents or more. Samples that come near just as their gradient says get a glance at a few points beside the way: what
     is hidden from a gradient shows there. Samples of which neither gradients nor scores tell anything are searched from
     the other side of the boundary.
     """

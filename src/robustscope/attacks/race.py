@@ -140,7 +140,8 @@ def race(
         else:
             # The loop's variables are bound as defaults: the closure is called before the next turn.
             _, gradient, logits = model.gradient(
-                lambda z, part, own=y[rows], goals=order[rows, field.ranks]: loss(z, own[part], goals[part]), field.point
+                lambda z, part, own=y[rows], goals=order[rows, field.ranks]: loss(z, own[part], goals[part]),
+                field.point,
             )
             found.backward += torch.bincount(rows, minlength=len(x))
         found.forward += torch.bincount(rows, minlength=len(x))
