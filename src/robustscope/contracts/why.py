@@ -59,7 +59,11 @@ def _call(
     threat = ThreatModel(norm, _radii(norm)[: len(problem.x)]).select(rows)
     draws = Draws(facts.get("seed", 0), tuple((rows + 100).tolist()))
     model = subject(problem, facts.get("batch_size", 256)) if model is None else model
-    found = investigate(card, model, problem.x[rows], y[rows], threat, draws=draws, **card.quick)
+    given = problem.x[rows], y[rows]
+    found = investigate(card, model, *given, threat, draws=draws, **card.quick)
+    for name, one, two in zip("xy", given, (problem.x[rows], y[rows]), strict=True):
+        if not torch.equal(one, two):
+            raise _broken(card, f"changed {name} in place", "leaving it as it was", "Work on a copy.")
     if not isinstance(found, Findings):
         raise _broken(card, f"returned a {type(found).__name__}", "Findings", "See robustscope.probes.why.cards.")
     return found
@@ -154,15 +158,14 @@ def _figures_apart(a: Findings, b: Findings) -> str:
 
 
 def leaves_no_trace(card: WhyCard, norm: Norm) -> None:
-    """Model, inputs, global generators, switches and the terminal are as before."""
+    """Model, global generators, switches and the terminal are as before; the inputs too, as in every check."""
     for problem in _networks(torch.float32):
         parameters = list(problem.module.parameters())
         parameters[0].requires_grad_(False)
         parameters[1].grad = torch.full_like(parameters[1], 0.25)
-        x, y, watch = problem.x.clone(), problem.y.clone(), ModelWatch(problem.module)
+        watch = ModelWatch(problem.module)
         _, changed = traces(lambda problem=problem: _call(card, problem, norm))
         changed = [*watch.changes(), *changed]
-        changed += [name for name, one, two in (("x", x, problem.x), ("y", y, problem.y)) if not torch.equal(one, two)]
         if changed:
             raise _broken(card, f"changed {', '.join(changed[:4])}", "leaving everything as it was", "Work on copies.")
 
