@@ -29,6 +29,7 @@ METHOD_ROOMS = {
     "estimates": "ESTIMATES",
     "limits": "LIMITS",
     "probes": "PROBES",
+    "probes.why": "WHY",
 }
 # Files of method rooms that are not methods.
 HELPERS = {
@@ -99,6 +100,7 @@ HELPERS = {
         "flags",
         "trust",
     },
+    "probes.why": {"cards", "compose", "sparsity", "walks"},
 }
 
 
@@ -165,5 +167,5 @@ def test_each_method_file_registers_something(room):
 
     registry = getattr(importlib.import_module(f"robustscope.{room}"), METHOD_ROOMS[room])
     homes = {card.function.__module__.rsplit(".", 1)[1] for card in registry}
-    files = {path.stem for path in (SOURCE / room).glob("*.py")} - {"__init__"} - HELPERS[room]
+    files = {path.stem for path in SOURCE.joinpath(*room.split(".")).glob("*.py")} - {"__init__"} - HELPERS[room]
     assert files == homes

@@ -29,9 +29,10 @@ def command(
     from robustscope.estimates import ESTIMATES
     from robustscope.limits import LIMITS
     from robustscope.probes import PROBES
+    from robustscope.probes.why import WHY
     from robustscope.runs.store import read_plan
 
-    registries = (PROBES, CORRUPTIONS, LIMITS, ESTIMATES, CERTIFIERS, ATTACKS)
+    registries = (PROBES, WHY, CORRUPTIONS, LIMITS, ESTIMATES, CERTIFIERS, ATTACKS)
     known = {card.name: card for registry in registries for card in registry}
     names: list[str] = []
     sources: dict[str, None] = {}

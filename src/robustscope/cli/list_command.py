@@ -34,7 +34,17 @@ def _plain(card: Card, **facts: Any) -> dict[str, Any]:
 def command(
     kind: Annotated[
         Literal[
-            "all", "attacks", "suites", "certifiers", "estimates", "probes", "limits", "corruptions", "data", "models"
+            "all",
+            "attacks",
+            "suites",
+            "certifiers",
+            "estimates",
+            "probes",
+            "why",
+            "limits",
+            "corruptions",
+            "data",
+            "models",
         ],
         Parameter(help="What to list."),
     ] = "all",
@@ -42,7 +52,7 @@ def command(
     *,
     json: Json = False,
 ) -> int:
-    """List attacks, suites, certifiers, estimates, probes, limits, corruptions, and the sources of data and models.
+    """List attacks, suites, certifiers, estimates, probes, causes (why), limits, corruptions, and sources of data and models.
 
     The tables are short; --json also says goals, aim, version and source of every method.
     """
@@ -54,6 +64,7 @@ def command(
     from robustscope.limits import LIMITS
     from robustscope.models.loading import LOADERS
     from robustscope.probes import PROBES
+    from robustscope.probes.why import WHY
     from robustscope.runs.plan import known_suites
 
     listing = {
@@ -74,6 +85,18 @@ def command(
         "certifiers": [_plain(card, sound=card.sound, norms=list(card.norms)) for card in CERTIFIERS],
         "estimates": [_plain(card, norms=list(card.norms), goals=list(card.goals)) for card in ESTIMATES],
         "probes": [_plain(card, access=card.access, weight=card.weight, vital=card.vital) for card in PROBES],
+        "why": [
+            _plain(
+                card,
+                access=card.access,
+                inputs=card.inputs,
+                norms=list(card.norms),
+                columns=dict(card.columns),
+                figures=dict(card.figures),
+                robust=dict(card.robust),
+            )
+            for card in WHY
+        ],
         "limits": [_plain(card, subject=card.subject, quantity=card.quantity) for card in LIMITS],
         "corruptions": [
             _plain(

@@ -31,7 +31,7 @@ ACTIVATIONS = frozenset(
 @register(
     "activation_sparsity",
     version=1,
-    source="Guo et al., 2018, arXiv:1810.09619, Sec. 4",
+    source="Guo et al., 2018, arXiv:1810.09619",
     bibtex=BIBTEX,
     columns={
         "zeros": "share of the outputs of activation functions that are exactly zero",
@@ -60,7 +60,7 @@ def activation_sparsity(model: Classifier, x: Tensor, y: Tensor, threat: ThreatM
     Raises:
         ModelError: for a network that calls no activation function, or whose outputs cannot be used.
 
-    Source: Guo, Zhang, Zhang & Chen 2018, arXiv:1810.09619, Sec. 4.
+    Source: Guo, Zhang, Zhang & Chen 2018, arXiv:1810.09619.
 
     Departures: all layers together, not one after the other; networks without exact zeros are told apart by their Gini
     coefficients.

@@ -30,7 +30,7 @@ COLUMNS = {
 @register(
     "alignment",
     version=1,
-    source="Etmann et al., 2019, arXiv:1905.04172, Definitions 2 and 3, Theorem 2",
+    source="Etmann et al., 2019, arXiv:1905.04172",
     bibtex=BIBTEX,
     columns=COLUMNS,
     robust={"alignment": "higher", "linearised_robustness": "higher"},
@@ -71,7 +71,7 @@ def alignment(
         InvalidValue: for fewer than one rival.
         ModelError: if the outputs or a gradient cannot be used.
 
-    Source: Etmann, Lunz, Maass & Schoenlieb 2019, arXiv:1905.04172, Definitions 2 and 3, Theorem 2.
+    Source: Etmann, Lunz, Maass & Schoenlieb 2019, arXiv:1905.04172.
     """
     if rivals < 1:
         raise InvalidValue(f"rivals={rivals} was given", "an integer >= 1 is allowed", "Leave it out for 9.")

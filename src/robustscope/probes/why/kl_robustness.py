@@ -11,11 +11,12 @@ from robustscope.models.classifier import Classifier
 from robustscope.probes.why.cards import Findings, register
 from robustscope.probes.why.walks import ascend, check_walk
 
-BIBTEX = """@article{yu2019interpreting,
+BIBTEX = """@inproceedings{yu2019interpreting,
   title = {Interpreting and Evaluating Neural Network Robustness},
   author = {Yu, Fuxun and Qin, Zhuwei and Liu, Chenchen and Zhao, Liang and Wang, Yanzhi and Chen, Xiang},
-  journal = {arXiv preprint arXiv:1905.04270},
-  year = {2019}
+  booktitle = {International Joint Conference on Artificial Intelligence},
+  year = {2019},
+  doi = {10.24963/ijcai.2019/583}
 }"""
 COLUMNS = {
     "kl": "largest Kullback-Leibler divergence from the probabilities at the sample that was found, in nats",
@@ -27,7 +28,7 @@ COLUMNS = {
 @register(
     "kl_robustness",
     version=1,
-    source="Yu et al., 2019, arXiv:1905.04270, Sec. 5",
+    source="Yu et al., 2019, arXiv:1905.04270",
     bibtex=BIBTEX,
     columns=COLUMNS,
     robust={"kl": "lower", "psi": "higher", "log_psi": "higher"},
@@ -67,7 +68,7 @@ def kl_robustness(
         InvalidValue: for fewer than one step or restart.
         ModelError: if the outputs or a gradient cannot be used.
 
-    Source: Yu, Qin, Liu, Zhao, Wang & Chen 2019, arXiv:1905.04270, Sec. 5.
+    Source: Yu, Qin, Liu, Zhao, Wang & Chen 2019, arXiv:1905.04270.
 
     Departures: divergences below the rounding of the inputs' dtype count as that rounding, so that psi is finite.
     """

@@ -25,7 +25,7 @@ Plane = Literal["gradient-random", "adversarial-random", "gradient-adversarial"]
 @register(
     "landscape",
     version=1,
-    source="Yu et al., 2019, arXiv:1905.04270, Sec. 3 and 4",
+    source="Yu et al., 2019, arXiv:1905.04270",
     bibtex=BIBTEX,
     columns={
         "rise": "by how much the loss rises at most in the plane, in nats",
@@ -80,7 +80,7 @@ def landscape(
         InvalidValue: for a plane, counts or an extent that are not allowed.
         ModelError: if the outputs or a gradient cannot be used.
 
-    Source: Yu, Qin, Liu, Zhao, Wang & Chen 2019, arXiv:1905.04270, Sec. 3 and 4.
+    Source: Yu, Qin, Liu, Zhao, Wang & Chen 2019, arXiv:1905.04270.
 
     Departures: the grid is not clipped to the bounds, which would bend the plane; points outside are no inputs that an
     adversary could send.

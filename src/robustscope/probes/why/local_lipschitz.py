@@ -27,7 +27,7 @@ BIBTEX = """@inproceedings{yang2020closer,
 @register(
     "local_lipschitz",
     version=1,
-    source="Yang et al., 2020, arXiv:2003.02460, Sec. 5, Eq. 3",
+    source="Yang et al., 2020, arXiv:2003.02460",
     bibtex=BIBTEX,
     columns={
         "local_lipschitz": "largest |f(x) - f(x')|_1 / |x - x'| found, for each unit of the norm of the threat model",
@@ -73,7 +73,7 @@ def local_lipschitz(
         InvalidValue: for fewer than one step or restart.
         ModelError: if the outputs or a gradient cannot be used.
 
-    Source: Yang, Rashtchian, Zhang, Salakhutdinov & Chaudhuri 2020, arXiv:2003.02460, Eq. 3.
+    Source: Yang, Rashtchian, Zhang, Salakhutdinov & Chaudhuri 2020, arXiv:2003.02460.
 
     Departures: the step is a fraction of epsilon, where the program published has a fixed one that does not reach the end
     of larger sets; the distance of outputs is ascended, and the best quotient along the way kept.

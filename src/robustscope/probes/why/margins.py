@@ -31,7 +31,7 @@ COLUMNS = {
 @register(
     "margins",
     version=1,
-    source="Elsayed et al., 2018, arXiv:1803.05598, Eq. 3 (input margin)",
+    source="Elsayed et al., 2018, arXiv:1803.05598 (input margin)",
     bibtex=BIBTEX,
     columns=COLUMNS,
     robust={"input_margin": "higher"},
@@ -62,7 +62,7 @@ def margins(model: Classifier, x: Tensor, y: Tensor, threat: ThreatModel, *, dra
     Raises:
         ModelError: if the outputs or the gradient cannot be used.
 
-    Source: Elsayed, Krishnan, Mobahi, Regan & Bengio 2018, arXiv:1803.05598, Eq. 3, for the input margin.
+    Source: Elsayed, Krishnan, Mobahi, Regan & Bengio 2018, arXiv:1803.05598, for the input margin.
     """
     if not len(x):
         return Findings(dict.fromkeys(COLUMNS, x.new_empty(0)))

@@ -22,7 +22,7 @@ BIBTEX = """@inproceedings{guo2018sparse,
 @register(
     "weight_sparsity",
     version=1,
-    source="Guo et al., 2018, arXiv:1810.09619, Sec. 3 and 4",
+    source="Guo et al., 2018, arXiv:1810.09619",
     bibtex=BIBTEX,
     figures={
         "weights": "number of weights, biases and normalisation left out",
