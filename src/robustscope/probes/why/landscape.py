@@ -73,8 +73,8 @@ def landscape(
         steps: gradients of the ascent that finds the adversarial direction, >= 1.
 
     Returns:
-        Four columns, and the pictures "loss" and "margin" (B, points, points), the first direction along their rows;
-        ``points`` squared rows forward for each sample, and those of the directions.
+        Four columns, and the pictures "loss", "margin" and "decision" (the predicted class), (B, points, points), the
+        first direction down their rows; ``points`` squared rows forward for each sample, and those of the directions.
 
     Raises:
         InvalidValue: for a plane, counts or an extent that are not allowed.
@@ -95,14 +95,17 @@ def landscape(
     first, second = _directions(model, x, y, threat, draws, plane, steps)
     reach = (threat.radius(x) * extent).reshape(-1, *([1] * (x.dim() - 1)))
     axis = torch.linspace(-1, 1, points, dtype=torch.float64).tolist()
-    losses, margins = [], []
+    losses, margins, classes = [], [], []
     for a in axis:
         for b in axis:
             z = model.logits(x + reach * (a * first + b * second))
             losses.append(cross_entropy(z, y))
             margins.append(margin(z, y))
+            classes.append(z.argmax(1))
     shape = (points, points, len(x))
-    loss, lead = (torch.stack(found).reshape(shape).permute(2, 0, 1).to(x.dtype) for found in (losses, margins))
+    loss, lead, seen = (
+        torch.stack(found).reshape(shape).permute(2, 0, 1).to(x.dtype) for found in (losses, margins, classes)
+    )
     spread = spread_of(model.logits(x)).to(x.dtype)
     bend = (lead + lead.flip(1, 2) - 2 * lead[:, points // 2, points // 2, None, None]).abs().amax((1, 2)) / 2
     columns = {
@@ -112,9 +115,8 @@ def landscape(
         "errors": (lead <= 0).to(x.dtype).mean((1, 2)),
     }
     ticks = extent * np.linspace(-1, 1, points)
-    return Findings(
-        columns, pictures={"loss": loss, "margin": lead}, axes=dict.fromkeys(("loss", "margin"), (ticks,) * 2)
-    )
+    pictures = {"loss": loss, "margin": lead, "decision": seen}
+    return Findings(columns, pictures=pictures, axes=dict.fromkeys(pictures, (ticks, ticks)))
 
 
 def _directions(
