@@ -22,6 +22,7 @@ COMMANDS = (
     "corrupt",
     "doctor",
     "limits",
+    "study",
     "list",
     "check",
     "cite",

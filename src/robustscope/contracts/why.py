@@ -268,6 +268,7 @@ def explains_itself(card: WhyCard, norm: Norm) -> None:
         gaps.append(f"norms={card.norms}")
     card.resolve({name: parameter.default for name, parameter in card.parameters.items()})
     card.resolve(card.quick)
+    card.resolve(card.brief)
     if gaps:
         raise _broken(card, f"does not explain itself: {'; '.join(sorted(gaps))}", "a complete card and docstring")
 

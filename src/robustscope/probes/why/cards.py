@@ -36,6 +36,7 @@ class WhyCard(Card):
         inputs: which inputs it needs: "any", "images" (B, C, H, W), or "cue conflict" stimuli.
         norms: of the threat models that it takes; those that look at no perturbation take all.
         quick: parameters for the contract checks.
+        brief: parameters for a study of many models, where the mean over samples counts and not each of them.
     """
 
     columns: Mapping[str, str] = field(default_factory=dict)
@@ -47,6 +48,7 @@ class WhyCard(Card):
     inputs: Literal["any", "images", "cue conflict"] = "any"
     norms: tuple[Norm, ...] = ("linf", "l2", "l1")
     quick: Mapping[str, Any] = field(default_factory=dict)
+    brief: Mapping[str, Any] = field(default_factory=dict)
 
     def check(self, threat: ThreatModel) -> None:
         """Refuse a threat model that the probe does not look at.

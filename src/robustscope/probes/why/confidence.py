@@ -41,6 +41,7 @@ COLUMNS = {**WORDS, **{f"attacked_{name}": f"under attack: {words}" for name, wo
         "correct": ("scale", "shift"),
     },
     quick={"steps": 4},
+    brief={"steps": 6, "relative_step_size": 0.4},
 )
 def confidence(
     model: Classifier,

@@ -34,6 +34,7 @@ COLUMNS = {
     robust={"kl": "lower", "psi": "higher", "log_psi": "higher"},
     invariant=dict.fromkeys(COLUMNS, ("shift",)),
     quick={"steps": 4},
+    brief={"steps": 6, "relative_step_size": 0.4, "restarts": 1},
 )
 def kl_robustness(
     model: Classifier,

@@ -42,6 +42,7 @@ Plane = Literal["gradient-random", "adversarial-random", "gradient-adversarial"]
         "errors": ("shift",),
     },
     quick={"points": 5, "steps": 3},
+    brief={"points": 5},
 )
 def landscape(
     model: Classifier,

@@ -37,6 +37,7 @@ BIBTEX = """@inproceedings{yang2020closer,
     gaps={"local_lipschitz": "the radius is 0", "relative_lipschitz": "the radius is 0, or all outputs are equal"},
     invariant={"local_lipschitz": ("shift",), "relative_lipschitz": ("shift",)},
     quick={"steps": 4},
+    brief={"steps": 6, "relative_step_size": 0.35},
 )
 def local_lipschitz(
     model: Classifier,
