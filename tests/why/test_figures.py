@@ -5,7 +5,7 @@ import pytest
 from PIL import Image
 
 from robustscope.core.errors import InvalidValue
-from robustscope.reports.figures import to_svg
+from robustscope.reports.figures import drawing, to_svg
 from robustscope.reports.why_figures import (
     decision_map,
     landscape_2d,
@@ -85,7 +85,8 @@ def test_files_are_the_same_each_time_and_show_something(tmp_path, drawn, name):
     pixels = np.asarray(Image.open(png).convert("L"))
     assert pixels.std() > 5
     assert (pixels[0] == 255).all()  # nothing is cut off at the upper edge
-    assert to_svg(drawn[name], name, "A figure").startswith("<svg")
+    with drawing():
+        assert to_svg(drawn[name], name, "A figure").startswith("<svg")
 
 
 def test_what_does_not_fit_is_refused():

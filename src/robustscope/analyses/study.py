@@ -13,7 +13,7 @@ import pandas as pd
 
 from robustscope.analyses.accuracy import accuracy
 from robustscope.analyses.calibration import rms_calibration_error
-from robustscope.analyses.correlation import correlations
+from robustscope.analyses.correlation import adjust, correlations
 from robustscope.core.errors import InvalidValue, UnknownName, did_you_mean
 
 CLEAN, ASCENT, ROBUST = "clean_accuracy", "accuracy_after_ascent", "robust_accuracy"
@@ -157,6 +157,8 @@ def expectations(
     found = pd.concat(parts, ignore_index=True).rename(columns={"second": "property"}).drop(columns="first")
     found["expected"] = [facts[name]["robust"] for name in names]
     found["against"] = against
+    decided = found["p"].notna()
+    found.loc[decided, "p_adjusted"] = adjust(found.loc[decided, "p"].astype(float).tolist())
     found["agrees"] = [_agrees(row) for _, row in found.iterrows()]
     return found
 

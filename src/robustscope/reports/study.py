@@ -20,7 +20,7 @@ from robustscope.analyses.study import (
     expectations,
     study_table,
 )
-from robustscope.reports.figures import to_svg
+from robustscope.reports.figures import drawing, to_svg
 from robustscope.reports.html import environment, policy, style
 from robustscope.reports.study_figures import expectation_figure, matrix_figure, scatter_figure
 from robustscope.reports.why_figures import decision_map, landscape_2d, landscape_3d, saliency_grid, save
@@ -31,6 +31,8 @@ from robustscope.runs.study import Record, read_pictures, read_study
 MOST_MODELS = 4
 """Models whose pictures stand in one figure."""
 PANELS = 6
+RESAMPLES, TRIALS = 999, 1999
+"""Of the bootstrap and of the permutation test: of hundreds of pairs each takes tens of milliseconds."""
 
 
 def write_study(
@@ -69,8 +71,8 @@ def write_study(
     if evaluated:
         table = add_robust_accuracy(table, [(read_table(run), read_plan(run)) for run in evaluated], models)
     names = [name for name in chosen_properties(table, record.facts, properties) if name not in given]
-    pairs = correlations(table, names, given=given, seed=seed)
-    expected = expectations(table, record.facts, seed=seed)
+    pairs = correlations(table, names, given=given, resamples=RESAMPLES, trials=TRIALS, seed=seed)
+    expected = expectations(table, record.facts, resamples=RESAMPLES, seed=seed)
     write_text(folder / "models.csv", table.to_csv(float_format="%.6g"))
     write_text(folder / "correlations.csv", pairs.to_csv(index=False, float_format="%.6g"))
     write_text(folder / "expectations.csv", expected.to_csv(index=False, float_format="%.6g"))
@@ -113,7 +115,9 @@ def _figures(
     figures += _pictures(folder, record, table, against)
     found = []
     for name, title, words, figure in figures:
-        found.append({"name": name, "title": title, "words": words, "svg": Markup(to_svg(figure, name, title))})
+        with drawing():
+            svg = Markup(to_svg(figure, name, title))
+        found.append({"name": name, "title": title, "words": words, "svg": svg})
         save(figure, folder / "figures" / name)
     return found
 
@@ -166,7 +170,9 @@ def _page(
     given: Sequence[str],
 ) -> str:
     css = style()
-    strong = pairs[pairs["p_adjusted"].notna()].sort_values(["p_adjusted", "p"]).head(20)
+    probes = [pairs[side].str.partition(".")[0] for side in ("first", "second")]
+    apart = pairs[pairs["p_adjusted"].notna() & (probes[0] != probes[1])]
+    strong = apart.assign(size=apart["value"].abs()).sort_values(["p_adjusted", "size"], ascending=[True, False])
     return (
         environment()
         .get_template("study.html.j2")
@@ -176,7 +182,8 @@ def _page(
             errors=[{"model": m, "probe": p, "why": why} for (m, p), why in record.errors.items()],
             table=_plain(table.reset_index()),
             columns=[name for name in table.columns if name in set(pairs["first"]) | set(pairs["second"])],
-            pairs=_plain(strong),
+            pairs=_plain(strong.head(20)),
+            evaluated=ROBUST in table.columns,
             expected=_plain(expected),
             figures=drawn,
             given=list(given),

@@ -6,6 +6,7 @@ Each function takes arrays and returns a matplotlib figure; :func:`save` writes 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -81,8 +82,18 @@ def saliency_grid(x: np.ndarray, maps: Mapping[str, np.ndarray], names: Sequence
                     size = np.abs(maps[title][row]).sum(0)
                     axes.imshow(size, cmap=HEAT, vmin=0, vmax=max(float(np.percentile(size, LARGEST)), 1e-30))
                 if row == 0:
-                    axes.set_title(title, fontsize=8, color=INK)
+                    axes.set_title(_wrapped(title), fontsize=7.5, color=INK)
         return figure
+
+
+def _wrapped(title: str, width: int = 15) -> str:
+    """Return a title broken behind spaces and underscores, so that it does not run into the next one."""
+    lines = [""]
+    for part in re.split(r"(?<=[_ \n])", title):
+        if len(lines[-1]) + len(part.rstrip()) > width and lines[-1]:
+            lines.append("")
+        lines[-1] += part
+    return "\n".join(line.strip() for text in lines for line in text.strip().split("\n"))
 
 
 def _bare(figure: Figure, spot: tuple[int, int, int]) -> Any:
@@ -167,7 +178,7 @@ def _plane(
     axes.set_xlabel(f"{labels[0]} / epsilon")
     if spot[2] == 1:
         axes.set_ylabel(f"{labels[1]} / epsilon")
-    axes.set_title(name, fontsize=9, color=INK, loc="left")
+    axes.set_title(_wrapped(name, 28), fontsize=9, color=INK, loc="left")
     for line in (axes.xaxis, axes.yaxis):
         line.set_major_locator(MaxNLocator(5, steps=[1, 2, 5, 10]))
     return axes
@@ -207,7 +218,7 @@ def landscape_3d(
             axes.set_ylabel(labels[1], fontsize=8)
             axes.tick_params(labelsize=7, pad=1)
             axes.view_init(elev=28, azim=-128)
-            axes.set_title(f"{name}: {quantity}", fontsize=9, color=INK)
+            axes.set_title(_wrapped(f"{name}: {quantity}", 32), fontsize=9, color=INK)
             for line in (axes.xaxis, axes.yaxis, axes.zaxis):
                 line.set_major_locator(MaxNLocator(5))
                 line.set_pane_color((1, 1, 1, 0))

@@ -106,6 +106,8 @@ class Study:
         self.shown = [self.ids[i] for i in stratified(self.data.labels[self.ids], self._drawn(), request.seed)]
         self.shares = [self.ids[start : start + SHARE] for start in range(0, len(self.ids), SHARE)]
         self.cards = chosen(request.probes, self.data, threat)
+        for card in self.cards:
+            card.check(threat)
 
     def _drawn(self) -> int:
         return min(max(self.request.pictures, 0), len(self.ids))
@@ -329,18 +331,13 @@ def read_study(out: str | Path) -> Record:
                     errors[model, probe] = found["error"].tobytes().decode()
                     continue
                 _check(path, found)
-                for key, values in found.items():
-                    kind, _, name = key.partition("/")
-                    if kind == "column":
-                        part = {
-                            "model": model,
-                            "property": f"{probe}.{name}",
-                            "sample": found["sample"],
-                            "value": values,
-                        }
+                for name in (name for name in facts if name.startswith(f"{probe}.")):
+                    own = name.removeprefix(f"{probe}.")
+                    if (values := found.get(f"column/{own}")) is not None:
+                        part = {"model": model, "property": name, "sample": found["sample"], "value": values}
                         rows.append(pd.DataFrame(part))
-                    elif kind == "figure":
-                        figures[model, f"{probe}.{name}"] = float(values[0])
+                    elif (figure := found.get(f"figure/{own}")) is not None:
+                        figures[model, name] = float(figure[0])
     listed = [{"model": model, "property": name, "value": value} for (model, name), value in figures.items()]
     columns = ["model", "property", "sample", "value"]
     table = pd.concat(rows, ignore_index=True) if rows else pd.DataFrame(columns=columns)
