@@ -29,7 +29,8 @@ METHOD_ROOMS = {
     "estimates": "ESTIMATES",
     "limits": "LIMITS",
     "probes": "PROBES",
-    "probes.why": "WHY",
+    "probes/why": "WHY",
+    "training/objectives": "OBJECTIVES",
 }
 # Files of method rooms that are not methods.
 HELPERS = {
@@ -100,7 +101,7 @@ HELPERS = {
         "flags",
         "trust",
     },
-    "probes.why": {"cards", "compose", "sparsity", "walks"},
+    "probes/why": {"cards", "compose", "sparsity", "walks"},
 }
 
 
@@ -165,7 +166,8 @@ def test_help_needs_no_torch():
 def test_each_method_file_registers_something(room):
     import importlib
 
-    registry = getattr(importlib.import_module(f"robustscope.{room}"), METHOD_ROOMS[room])
+    registry = getattr(importlib.import_module(f"robustscope.{room.replace('/', '.')}"), METHOD_ROOMS[room])
     homes = {card.function.__module__.rsplit(".", 1)[1] for card in registry}
-    files = {path.stem for path in SOURCE.joinpath(*room.split(".")).glob("*.py")} - {"__init__"} - HELPERS[room]
+    files = {path.stem for path in (SOURCE / room).glob("*.py") if not path.stem.startswith("_")}
+    files -= HELPERS.get(room, set())
     assert files == homes

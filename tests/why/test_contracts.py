@@ -187,6 +187,8 @@ def test_the_door_refuses_what_does_not_fit():
     with pytest.raises(InvalidValue, match="norm='l0'"):
         investigate("margins", model, x, y, "l0:3")
     assert investigate("weight_sparsity", model, x, y, "l0:3").figures["weights"] == 12
+    with pytest.raises(InvalidValue, match="one cue"):
+        investigate("margins", model, x, y, "linf:0.1", targets=y)
     images = replace(WHY["margins"], inputs="images")
     with pytest.raises(InvalidValue, match="images"):
         investigate(images, model, x.flatten(1), y, "linf:0.1")

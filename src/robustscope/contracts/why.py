@@ -60,7 +60,8 @@ def _call(
     draws = Draws(facts.get("seed", 0), tuple((rows + 100).tolist()))
     model = subject(problem, facts.get("batch_size", 256)) if model is None else model
     given = problem.x[rows], y[rows]
-    found = investigate(card, model, *given, threat, draws=draws, **card.quick)
+    targets = (y[rows] + 1 + rows % 3) % 4 if card.inputs == "cue conflict" else None
+    found = investigate(card, model, *given, threat, targets=targets, draws=draws, **card.quick)
     for name, one, two in zip("xy", given, (problem.x[rows], y[rows]), strict=True):
         if not torch.equal(one, two):
             raise _broken(card, f"changed {name} in place", "leaving it as it was", "Work on a copy.")

@@ -24,6 +24,7 @@ def investigate(
     y: Tensor,
     threat: ThreatModel | str,
     *,
+    targets: Tensor | None = None,
     draws: Draws | None = None,
     seed: int = 0,
     **parameters: Any,
@@ -36,6 +37,7 @@ def investigate(
         x: (B, *S), inputs inside the bounds.
         y: int64 (B,), true classes.
         threat: norm, bounds and finite radius, or a text such as "linf:8/255" in the bounds of the model.
+        targets: int64 (B,), the classes of the textures, which probes of cue conflicts need and no others take.
         draws: random numbers; None numbers the samples 0 to B - 1 under ``seed``.
         seed: used when ``draws`` is None.
         **parameters: hyper-parameters, checked against the card.
@@ -57,7 +59,9 @@ def investigate(
     parsed = check_subject(model, threat)
     card.check(parsed)
     resolved = card.resolve(parameters)
-    check_samples(model, x, y, parsed)
+    check_samples(model, x, y, parsed, targets)
+    if targets is not None and card.inputs != "cue conflict":
+        raise InvalidValue(f"targets were given to the probe {card.name!r}", "it looks at one cue", "Leave them out.")
     if card.inputs != "any" and x.dim() != 4:
         raise InvalidValue(
             f"inputs of shape {tuple(x.shape)} were given to the probe {card.name!r}",
@@ -67,7 +71,8 @@ def investigate(
     if card.access in ("weights", "gradients"):
         require_gradients(model.module)
     draws = check_draws(draws, seed, x, card.name)
-    return card.function(model, x, y, parsed, draws=draws, **resolved)
+    cues = {"targets": targets} if card.inputs == "cue conflict" else {}
+    return card.function(model, x, y, parsed, draws=draws, **cues, **resolved)
 
 
 def merge(parts: Sequence[Findings]) -> Findings:
