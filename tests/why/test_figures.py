@@ -64,7 +64,7 @@ def test_maps_are_absolute_values_summed_over_colours(drawn):
 
 
 def test_classes_have_one_colour_in_all_panels(drawn):
-    first, second = (axes.collections[0].get_array() for axes in drawn["classes"].axes[:2])
+    first, second = (axes.images[0].get_array() for axes in drawn["classes"].axes[:2])
     assert len(np.unique(second)) == 1
     assert not set(np.unique(first)) & set(np.unique(second))
     assert [text.get_text() for text in drawn["classes"].legends[0].get_texts()] == ["owl", "dog", "cat"]

@@ -22,7 +22,7 @@ from robustscope.analyses.study import (
 )
 from robustscope.reports.figures import drawing, to_svg
 from robustscope.reports.html import environment, policy, style
-from robustscope.reports.study_figures import expectation_figure, matrix_figure, scatter_figure
+from robustscope.reports.study_figures import BLACK, WHITE, expectation_figure, matrix_figure, scatter_figure
 from robustscope.reports.why_figures import decision_map, landscape_2d, landscape_3d, saliency_grid, save
 from robustscope.runs.files import write_text
 from robustscope.runs.store import read_plan, read_table
@@ -142,11 +142,14 @@ def _pictures(folder: Path, record: Record, table: pd.DataFrame, against: str) -
             figures.append(("saliency", "Saliency maps", words, saliency_grid(x, maps)))
     stored = {name: found for name in models if (found := read_pictures(folder, name, "landscape"))}
     if stored:
-        ticks = next(iter(stored.values()))["axis/margin/0"]
-        words = "Around the first sample, in units of epsilon; models from the least to the most robust."
+        first = next(iter(stored.values()))
+        ticks, place = first["axis/margin/0"], _telling([found["picture/margin"] for found in stored.values()])
+        words = (
+            f"Around sample {first['sample'][place]}, in units of epsilon; models from the least to the most robust."
+        )
 
         def grids(kind: str) -> dict[str, np.ndarray]:
-            return {name: found[f"picture/{kind}"][0] for name, found in stored.items()}
+            return {name: found[f"picture/{kind}"][place] for name, found in stored.items()}
 
         figures += [
             (
@@ -161,6 +164,12 @@ def _pictures(folder: Path, record: Record, table: pd.DataFrame, against: str) -
     return figures
 
 
+def _telling(margins: Sequence[np.ndarray]) -> int:
+    """Return the sample in whose planes (N, n, n) the most models have a boundary; the first of several."""
+    crossed = [(grid.min((1, 2)) < 0) & (grid.max((1, 2)) > 0) for grid in margins]
+    return int(np.sum(crossed, axis=0).argmax())
+
+
 def _page(
     record: Record,
     table: pd.DataFrame,
@@ -169,7 +178,7 @@ def _page(
     drawn: Sequence[Mapping[str, Any]],
     given: Sequence[str],
 ) -> str:
-    css = style()
+    css = style() + Markup("".join(f'svg.figure text[fill="{c}"] {{ fill: {c}; }}\n' for c in (BLACK, WHITE)))
     probes = [pairs[side].str.partition(".")[0] for side in ("first", "second")]
     apart = pairs[pairs["p_adjusted"].notna() & (probes[0] != probes[1])]
     strong = apart.assign(size=apart["value"].abs()).sort_values(["p_adjusted", "size"], ascending=[True, False])

@@ -14,6 +14,8 @@ from robustscope.reports.why_figures import SIDES
 
 CALLED = 0.05
 """Adjusted p-value up to which a coefficient is set in bold."""
+DARK, BLACK, WHITE = 0.62, "#16181d", "#ffffff"
+"""Coefficient from which a cell is dark enough for white figures, and the colours of figures, on any page."""
 COLOURS = {"yes": SERIES[2], "no": SERIES[7], "open": SERIES[6]}
 
 
@@ -36,7 +38,7 @@ def matrix_figure(square: pd.DataFrame, adjusted: pd.DataFrame) -> Figure:
             if np.isfinite(value) and row != column:
                 p = float(adjusted.iloc[row, column])
                 bold = "bold" if np.isfinite(p) and p <= CALLED else "normal"
-                colour = "white" if abs(value) > 0.62 else INK
+                colour = WHITE if abs(value) > DARK else BLACK
                 axes.text(
                     column + 0.5,
                     row + 0.5,

@@ -257,8 +257,9 @@ def decision_map(
         for place, (name, grid) in enumerate(grids.items()):
             axes = _plane(figure, (1, len(grids), place + 1), ticks, labels, name)
             ranks = np.vectorize(lambda k: order.get(int(k), len(shown)))(grid)
-            axes.pcolormesh(ticks, ticks, ranks.T, cmap=colours, norm=norm, alpha=0.72, shading="nearest", lw=0)
-            axes.set(xlim=(ticks[0] - step, ticks[-1] + step), ylim=(ticks[0] - step, ticks[-1] + step))
+            ends = (ticks[0] - step, ticks[-1] + step)
+            axes.imshow(ranks.T, cmap=colours, norm=norm, alpha=0.72, origin="lower", extent=(*ends, *ends))
+            axes.set(xlim=ends, ylim=ends)
             axes.plot(0, 0, "o", color="white", mec=INK, ms=5)
         keys = [
             Figure().add_subplot().scatter([], [], marker="s", s=52, color=SERIES[i], alpha=0.72)
