@@ -153,6 +153,7 @@ PAGES_THAT_RUN = [
             "certificates",
             "corruptions",
             "limits",
+            "causes",
         )
     ),
 ]
