@@ -289,7 +289,7 @@ def test_list_names_what_is_registered():
     listing = json.loads(out)
     assert code == 0
     kinds = {"attacks", "suites", "certifiers", "estimates", "probes", "limits", "corruptions", "data", "models"}
-    kinds |= {"objectives", "recipes", "architectures"}
+    kinds |= {"objectives", "recipes", "architectures", "why"}
     assert set(listing) == kinds
     assert all(entry["summary"] for kind in kinds - {"suites"} for entry in listing[kind])
     assert [entry["name"] for entry in listing["attacks"]] == [card.name for card in ATTACKS]
