@@ -371,6 +371,8 @@ OPTIONS = {
     "list": "--json attacks suites",
     "check": "--json my_module:my_attack",
     "limits": "--against --norm --epsilons --classes --samples --seed --json",
+    "study": "--data --out --threat --samples --seed --probes --full --pictures --evaluated --properties --given --workers "
+    "--quiet --json MODEL",
     "cite": "BibTeX",
     "doctor": "--samples --seed --mean --std --bounds --json",
     "demo": "--out --workers --quiet --json",
