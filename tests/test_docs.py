@@ -152,6 +152,8 @@ PAGES_THAT_RUN = [
             "trust",
             "certificates",
             "corruptions",
+            "video",
+            "masks",
             "limits",
             "causes",
         )
