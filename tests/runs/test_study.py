@@ -1,6 +1,8 @@
 """Studies: parts whole or absent, the same whatever the processes, planted relations found, figures that are right."""
 
 import json
+import subprocess
+import sys
 
 import numpy as np
 import pandas as pd
@@ -16,8 +18,10 @@ from robustscope.models.loading import load_model
 from robustscope.probes.why.compose import investigate
 from robustscope.reports import study as reports
 from robustscope.reports.study import write_study
+from robustscope.runs import studied
 from robustscope.runs import study as module
-from robustscope.runs.study import Study, StudyRequest, read_pictures, read_study, run_study
+from robustscope.runs.studied import read_pictures, read_study
+from robustscope.runs.study import Study, StudyRequest, run_study
 from run_factory import make_plan, make_table
 
 NETWORKS = '''
@@ -79,7 +83,8 @@ def request(networks, **facts):
 def finished(networks, tmp_path_factory):
     folder = tmp_path_factory.mktemp("study") / "out"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(module, "SHARE", 12)
+        for place in (module, studied):
+            patch.setattr(place, "SHARE", 12)
         study = Study(request(networks), folder)
         run_study(study)
         record = read_study(folder)
@@ -126,7 +131,8 @@ def test_pictures_are_kept_for_a_few_samples(finished):
 
 
 def test_a_study_goes_on_where_it_was_killed(finished, networks, tmp_path, monkeypatch):
-    monkeypatch.setattr(module, "SHARE", 12)
+    for place in (module, studied):
+        monkeypatch.setattr(place, "SHARE", 12)
     study = Study(request(networks), tmp_path / "out")
 
     def killed(more):
@@ -151,6 +157,10 @@ def test_two_processes_write_the_same_parts(networks, tmp_path):
     for workers in (1, 2):
         run_study(Study(small, tmp_path / str(workers)), workers=workers)
     assert files(tmp_path / "1") == files(tmp_path / "2")
+    found = write_study(tmp_path / "1")  # of two models there are tables and a page, and no correlations
+    assert found["table"].shape[0] == 2
+    assert not found["pairs"]["value"].notna().any()
+    assert found["page"].is_file()
 
 
 def test_a_folder_belongs_to_one_request(networks, tmp_path):
@@ -259,10 +269,16 @@ def test_robust_accuracy_comes_from_evaluations_of_the_same_weights():
         add_robust_accuracy(table, [run], {"m0": "x"})
 
 
+def test_a_page_is_written_without_torch():
+    code = "import sys, robustscope.reports.study; assert 'torch' not in sys.modules, 'torch was imported'"
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
 def test_the_page_says_what_the_tables_say(finished):
     _, folder, _ = finished
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(module, "SHARE", 12)
+        for place in (module, studied):
+            patch.setattr(place, "SHARE", 12)
         patch.setattr(reports, "RESAMPLES", 100)
         few = ("clean_accuracy", "margins.input_margin", "saliency.gradient_gini", "weight_sparsity.gini")
         found = write_study(folder, properties=few)

@@ -26,7 +26,7 @@ from robustscope.reports.study_figures import BLACK, WHITE, expectation_figure, 
 from robustscope.reports.why_figures import decision_map, landscape_2d, landscape_3d, saliency_grid, save
 from robustscope.runs.files import write_text
 from robustscope.runs.store import read_plan, read_table
-from robustscope.runs.study import Record, read_pictures, read_study
+from robustscope.runs.studied import Record, read_pictures, read_study
 
 MOST_MODELS = 4
 """Models whose pictures stand in one figure."""
@@ -179,8 +179,9 @@ def _page(
     given: Sequence[str],
 ) -> str:
     css = style() + Markup("".join(f'svg.figure text[fill="{c}"] {{ fill: {c}; }}\n' for c in (BLACK, WHITE)))
-    probes = [pairs[side].str.partition(".")[0] for side in ("first", "second")]
-    apart = pairs[pairs["p_adjusted"].notna() & (probes[0] != probes[1])]
+    both = zip(pairs["first"], pairs["second"], strict=True)
+    differ = np.array([a.partition(".")[0] != b.partition(".")[0] for a, b in both], dtype=bool)
+    apart = pairs[pairs["p_adjusted"].notna().to_numpy() & differ]
     strong = apart.assign(size=apart["value"].abs()).sort_values(["p_adjusted", "size"], ascending=[True, False])
     return (
         environment()
