@@ -157,6 +157,7 @@ PAGES_THAT_RUN = [
             "video",
             "masks",
             "limits",
+            "causes",
         )
     ),
 ]

@@ -24,6 +24,7 @@ COMMANDS = (
     "video",
     "doctor",
     "limits",
+    "study",
     "list",
     "check",
     "cite",
