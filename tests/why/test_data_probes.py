@@ -52,7 +52,7 @@ def test_a_classifier_of_the_mean_keeps_tiles_and_low_frequencies():
     assert (ask("patch_shuffle", model, x, y).columns["shuffled_kept"] == 1).all()
     found = ask("frequency", model, x, y)
     assert (found.columns["low_kept"] == 1).all()
-    assert found.columns["high_kept"].equal((y == 0).double())  # a mean of 0 says class 0
+    assert found.columns["high_kept"].equal((y == 0).to(x.dtype))  # a mean of 0 says class 0
     assert (found.columns["high_only"] == 0).all()
     without = ask("texture_removed", model, x, y)
     assert (without.columns["without_texture"] == 1).all()
@@ -156,7 +156,7 @@ def test_rows_go_through_the_ledger_only(name):
     assert torch.equal(x, before[0])
     assert model.ledger.forward > before[1]
     assert torch.equal(torch.get_rng_state(), before[2])
-    assert all(values.dtype == torch.float64 for values in found.columns.values())
+    assert all(values.dtype == x.dtype for values in found.columns.values())
 
 
 def test_a_probe_that_couples_samples_is_caught():

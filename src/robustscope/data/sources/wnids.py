@@ -78,7 +78,7 @@ def wnids(path: str, split: str) -> Dataset:
     """
     if split:
         raise InvalidValue(f"#{split} was asked of wnids", "no split is allowed", "Name the folder of the split.")
-    where, sides = _sides(path)
+    where, sides = picture_sides(path)
     place, _, listed = where.partition(",")
     root = existing(place, "a folder of folders named by WordNet ids")
     if not root.is_dir():
@@ -101,7 +101,12 @@ def wnids(path: str, split: str) -> Dataset:
     return CroppedDataset(root.name, files, sides, labels, everything)
 
 
-def _sides(path: str) -> tuple[str, tuple[int, int] | None]:
+def picture_sides(path: str) -> tuple[str, tuple[int, int] | None]:
+    """Return a path without ``?resize=N&crop=M`` behind it, and the two numbers.
+
+    Raises:
+        InvalidValue: for other options.
+    """
     where, mark, text = path.partition("?")
     if not mark:
         return where, None

@@ -12,19 +12,18 @@ from robustscope.models.classifier import Classifier
 
 
 def correct(model: Classifier, y: Tensor, versions: Iterable[Tensor]) -> Tensor:
-    """Return which samples are classified correctly in each of L versions: float64 (B, L), 0 or 1.
+    """Return which samples are classified correctly in each of L >= 1 versions: (B, L), 0 or 1, in their dtype.
 
     Versions may leave the bounds of the model: what is asked is what it sees, not what an adversary may do.
     """
-    found = [model.decisions(version) == y for version in versions]
-    return torch.stack(found, 1).double() if found else y.new_zeros(len(y), 0, dtype=torch.float64)
+    return torch.stack([(model.decisions(version) == y).to(version.dtype) for version in versions], 1)
 
 
 def kept(right: Tensor, clean: Tensor) -> Tensor:
     """Return the mean over versions for samples that are classified correctly as they are, NaN for the others.
 
     Args:
-        right: float64 (B, L).
+        right: (B, L).
         clean: bool (B,).
     """
     return torch.where(clean, right.mean(1), torch.nan)

@@ -64,7 +64,6 @@ def patch_shuffle(
     """
     check_images(x)
     sides, repeats = check_sides("grids", grids), check_count("repeats", repeats)
-    draws = draws.within("patch_shuffle")
     curve = []
     for k in sides:
         moves = (tile_orders(draws, f"tiles/{k}/{i}", k) for i in range(repeats))

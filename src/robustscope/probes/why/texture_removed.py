@@ -59,7 +59,6 @@ def texture_removed(
     """
     check_images(x)
     check_count("repeats", repeats)
-    draws = draws.within("texture_removed")
     shape = flatten_amplitudes(x, slope)
     textures = [scramble_phases(x, draws, f"phases/{i}") for i in range(repeats)]
     clean = model.decisions(x) == y
