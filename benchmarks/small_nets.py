@@ -66,7 +66,7 @@ def train(
 
 
 def pooled_cnn(channels: int = 1, classes: int = 10, width: int = 12) -> nn.Module:
-    """Two convolutions and a mean over places, as large networks have it."""
+    """Three convolutions and a mean over each quarter."""
     return nn.Sequential(
         nn.Conv2d(channels, width, 7, stride=2, padding=3),
         nn.ReLU(),

@@ -145,6 +145,7 @@ PAGES_THAT_RUN = [
             "adding",
             "models",
             "data",
+            "what-models-look-at",
             "threat-sets",
             "black-box",
             "autoattack",

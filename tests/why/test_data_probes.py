@@ -10,6 +10,7 @@ from robustscope.core.draws import Draws
 from robustscope.core.errors import InvalidValue
 from robustscope.core.types import Bounds, ThreatModel
 from robustscope.data.datasets import load_data
+from robustscope.models.blackbox import BlackBox
 from robustscope.models.classifier import Classifier
 from robustscope.models.loading import load_model
 from robustscope.probes.why import WHY
@@ -203,3 +204,12 @@ def test_vectors_are_no_pictures(name):
     model = Classifier(nn.Linear(4, 3).eval())
     with pytest.raises(InvalidValue, match=r"\(B, C, H, W\)"):
         ask(name, model, torch.rand(2, 4), torch.zeros(2, dtype=torch.int64))
+
+
+@pytest.mark.parametrize("name", DATA)
+def test_a_black_box_of_labels_is_enough(name):
+    x = pictures(4)
+    box = BlackBox(lambda z: (z.mean((1, 2, 3)) > 0.5).long(), num_classes=2, answers="labels")
+    model, y = Classifier(box), torch.zeros(4, dtype=torch.int64)
+    found = ask(name, model, x, y, **WHY[name].quick)
+    assert all(values.shape == (4,) for values in found.columns.values())
