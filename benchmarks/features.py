@@ -50,9 +50,13 @@ def robust(model: Classifier, x: Tensor, y: Tensor, threat: ThreatModel) -> floa
 
 
 def judged(hidden: tuple[int, ...], x: Tensor, y: Tensor, seed: int, epochs: int) -> Row:
-    """Train in the standard way, and judge on real digits: accuracy, that on the next class, robust accuracies."""
+    """Train in the standard way, and judge on real digits."""
+    return scores(Classifier(train(mlp(hidden), x, y, epochs=epochs, seed=seed)))
+
+
+def scores(model: Classifier) -> Row:
+    """Accuracy, that on the next class, and robust accuracies, on real digits."""
     test, true = digits("test")
-    model = Classifier(train(mlp(hidden), x, y, epochs=epochs, seed=seed))
     decisions = model.decisions(test)
     row = {"clean": float((decisions == true).double().mean())}
     row["next"] = float((decisions == (true + 1) % 10).double().mean())
@@ -77,6 +81,7 @@ def measure(seed: int, widths: Sequence[int], radii: Sequence[float], quick: boo
         for kind, adversary in (("NR", None), ("R", ADVERSARY)):
             source = Classifier(train(mlp(hidden), x, y, epochs=epochs, seed=seed, adversary=adversary))
             name = f"D_{kind}, width {width}"
+            rows[f"(source of {name})"] = scores(source)
             found = inverted_set(source, x, y, x, draws=draws.within(name), steps=walk)
             rows[name] = made(found, hidden, seed, epochs)
     hidden = (256, 256)
