@@ -6,6 +6,7 @@ import pytest
 
 from robustscope.cli.evaluate_command import RunOptions
 from robustscope.core.errors import InvalidType, InvalidValue
+from robustscope.core.forms import to_dict
 from robustscope.runs.config import (
     AttackSpec,
     Config,
@@ -13,7 +14,6 @@ from robustscope.runs.config import (
     Settings,
     config_from_dict,
     load_config,
-    to_dict,
 )
 
 FULL = Config(

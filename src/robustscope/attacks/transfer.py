@@ -19,7 +19,7 @@ from robustscope.core.errors import InvalidValue
 from robustscope.core.threats import Threat
 from robustscope.core.types import AttackResult, ThreatModel
 from robustscope.models.cards import save_model
-from robustscope.models.classifier import Classifier
+from robustscope.models.classifier import Classifier, normalise
 from robustscope.models.loading import LoadedModel, load_model
 
 BIBTEX = """@article{papernot2016transferability,
@@ -47,18 +47,11 @@ class Ensemble(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return logits (B, K) of inputs (B, *S)."""
-        total = sum(part(_normalised(x, *scale)) for part, scale in zip(self.parts, self.scales, strict=True))
+        total = sum(part(normalise(x, *scale)) for part, scale in zip(self.parts, self.scales, strict=True))
         mean = total / len(self.parts)
         lift = mean.new_zeros(mean.shape[1])
         lift[self.favoured] = self.by
         return mean + lift
-
-
-def _normalised(x: Tensor, mean: tuple[float, ...] | None, std: tuple[float, ...] | None) -> Tensor:
-    if mean is None or std is None:
-        return x
-    shape = (1, -1, *([1] * (x.dim() - 2)))
-    return (x - x.new_tensor(mean).view(shape)) / x.new_tensor(std).view(shape)
 
 
 def _load(surrogates: str, device: str) -> list[LoadedModel]:

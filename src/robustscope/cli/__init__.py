@@ -18,6 +18,7 @@ COMMANDS = (
     "run",
     "report",
     "verify",
+    "train",
     "universal",
     "corrupt",
     "doctor",

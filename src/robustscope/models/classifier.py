@@ -18,6 +18,14 @@ from robustscope.models.outputs import all_finite, looks_like_probabilities
 Scores = Callable[[Tensor, Tensor], Tensor]
 
 
+def normalise(x: Tensor, mean: tuple[float, ...] | None, std: tuple[float, ...] | None) -> Tensor:
+    """Return (x - mean) / std for each channel of ``x`` (B, C, ...); ``x`` itself where both are None."""
+    if mean is None or std is None:
+        return x
+    shape = (1, -1, *([1] * (x.dim() - 2)))
+    return (x - x.new_tensor(mean).view(shape)).div_(x.new_tensor(std).view(shape))
+
+
 @dataclass(frozen=True)
 class Classifier:
     """A network that returns logits, with everything an attack must know about its inputs.
@@ -121,10 +129,7 @@ class Classifier:
             )
 
     def _normalise(self, x: Tensor) -> Tensor:
-        if self.mean is None or self.std is None:
-            return x
-        shape = (1, -1, *([1] * (x.dim() - 2)))
-        return (x - x.new_tensor(self.mean).view(shape)).div_(x.new_tensor(self.std).view(shape))
+        return normalise(x, self.mean, self.std)
 
     def _forward(self, x: Tensor) -> Tensor:
         self.ledger.forward += len(x)

@@ -14,6 +14,7 @@ from robustscope.attacks import ATTACKS
 from robustscope.attacks.compose import attack
 from robustscope.attacks.suites import SUITES, auditor, suite
 from robustscope.core.errors import InvalidValue, RobustscopeError
+from robustscope.core.forms import to_dict
 from robustscope.core.threats import Threat, kind_of, make_threat, parse_threat
 from robustscope.data.base import Dataset
 from robustscope.data.datasets import load_data
@@ -26,7 +27,7 @@ from robustscope.models.weights import check_device
 from robustscope.probes.flags import COST, SAMPLES
 from robustscope.runs.audit import expected_draws
 from robustscope.runs.cells import make_cell
-from robustscope.runs.config import AttackSpec, Audit, Config, ModelSpec, Settings, to_dict
+from robustscope.runs.config import AttackSpec, Audit, Config, ModelSpec, Settings
 from robustscope.runs.measures import add_measures, forecast_measures, rehearse
 from robustscope.runs.store import FORMAT, sealed
 

@@ -206,13 +206,16 @@ def write_shard(
     casts = ", ".join(f'CAST("{name}" AS {kind}) AS "{name}"' for name, kind in (columns or COLUMNS).items())
 
     def write(part: Path) -> None:
-        with duckdb.connect() as connection:
-            connection.register("rows", rows)
-            metadata = json.dumps(record).replace("'", "''")
-            target = str(part).replace("'", "''")
-            connection.execute(
-                f"COPY (SELECT {casts} FROM rows) TO '{target}' (FORMAT parquet, KV_METADATA {{record: '{metadata}'}})"
-            )
+        metadata = json.dumps(record).replace("'", "''")
+        target = str(part).replace("'", "''")
+        try:
+            with duckdb.connect() as connection:
+                connection.register("rows", rows)
+                connection.execute(
+                    f"COPY (SELECT {casts} FROM rows) TO '{target}' (FORMAT parquet, KV_METADATA {{record: '{metadata}'}})"
+                )
+        except duckdb.Error as error:
+            raise OSError(str(error)) from error
 
     write_atomically(shard_path(run, shard), write, once=True)
 

@@ -1,0 +1,56 @@
+"""The inner maximisation of adversarial training: steepest steps inside the threat set, on a network in training."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from robustscope.core.draws import Draws
+from robustscope.core.types import ThreatModel
+from robustscope.geometry import balls
+from robustscope.training.network import Losses, Mode, Network
+
+
+def ascend(
+    network: Network,
+    x: Tensor,
+    threat: ThreatModel,
+    losses: Losses,
+    start: Tensor,
+    *,
+    steps: int,
+    relative_step_size: float,
+    mode: Mode = "eval",
+) -> Tensor:
+    """Return the last point of steepest ascent, projected on the threat set after each step: (B, *S), no graph.
+
+    x_{t+1} = P(x_t + a * epsilon * s(gradient)), as the attack ``pgd``; but every sample takes every step, for training
+    wants the end of the path rather than the first success.
+
+    Args:
+        network: the network in training.
+        x: (B, *S), clean inputs.
+        threat: norm, radius (of each sample, or one for all), bounds.
+        losses: logits (B, K) -> (B,), what is to grow.
+        start: (B, *S), a point of the threat set.
+        steps: >= 0; 0 returns the start.
+        relative_step_size: step size as a fraction of epsilon.
+        mode: mode of the network meanwhile. In "train" each step moves the running statistics of batch norm, as in the
+            published code of Madry, FREE and FAST; TRADES attacks in "eval".
+
+    Source: Madry et al. 2018, arXiv:1706.06083, Sec. 2.1.
+    """
+    size = (relative_step_size * threat.radius(x)).reshape(-1, *([1] * (x.dim() - 1)))
+    point = start.detach()
+    with network.mode(mode):
+        for _ in range(steps):
+            _, gradient, _ = network.input_gradient(losses, point)
+            with torch.no_grad():
+                point = balls.project(threat, x, point + size * balls.steepest(threat.norm, gradient))
+    return point
+
+
+def random_point(x: Tensor, threat: ThreatModel, draws: Draws, purpose: str) -> Tensor:
+    """Return a uniform point of the threat set around each sample: (B, *S)."""
+    with torch.no_grad():
+        return balls.sample(threat, x, draws, purpose)

@@ -1,0 +1,65 @@
+"""Checkpoints of a training: one file, written whole, holding tensors and plain containers only."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from robustscope.core.errors import InvalidValue
+from robustscope.core.files import write_atomically, write_json
+from robustscope.models.weights import read_pickle_safely
+
+NAME = "checkpoint.pt"
+
+
+def save(folder: Path, state: dict[str, Any]) -> None:
+    """Write the state of a training.
+
+    Raises:
+        StoreError: if the folder cannot be written.
+    """
+    write_atomically(folder / NAME, lambda part: torch.save(state, part))
+
+
+def load(folder: Path, identity: str) -> dict[str, Any] | None:
+    """Return the state of the training in a folder; None if there is none.
+
+    Args:
+        folder: run folder.
+        identity: of the training that asks; see ``loop.identity``.
+
+    Raises:
+        UnsafeFile, BadFile: if the file is not a checkpoint of this package.
+        InvalidValue: if it belongs to another training.
+    """
+    file = folder / NAME
+    if not file.is_file():
+        return None
+    state = read_pickle_safely(file)
+    if not isinstance(state, dict) or state.get("identity") != identity:
+        raise InvalidValue(
+            f"the folder {str(folder)!r} holds a checkpoint of another training",
+            "the same recipe, data and version are allowed to go on with it",
+            "Name another folder, or use the recipe.json that lies there.",
+        )
+    return state
+
+
+def write_recipe(folder: Path, recipe: Mapping[str, Any]) -> None:
+    """Write the recipe of a training, all defaults filled in."""
+    write_json(folder / "recipe.json", dict(recipe))
+
+
+def history_csv(history: Sequence[Mapping[str, Any]]) -> str:
+    """Return the history as a table, one line for each epoch."""
+    names = list(dict.fromkeys(name for row in history for name in row))
+    text = io.StringIO()
+    writer = csv.DictWriter(text, names, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(history)
+    return text.getvalue()

@@ -1,0 +1,165 @@
+"""What a training is: one dataclass behind the TOML file, the command line and Python. No torch here."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+from robustscope.core.errors import InvalidValue, UnknownName, did_you_mean
+from robustscope.core.forms import build, conform, read_toml, to_dict
+
+ALARMS = ("warn", "stop", "rollback")
+AVERAGES = ("none", "ema", "swa")
+PRECISIONS = ("float32", "bfloat16", "float16")
+OPTIMIZERS = ("sgd", "adam", "adamw")
+BEST_BY = ("robust", "clean", "last")
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A training as the user asks for it.
+
+    Args:
+        data: training set, such as "digits#train", "mnist:FOLDER#train", "cifar10:FOLDER#train".
+        objective: name in the registry of objectives.
+        parameters: its parameters that differ from the defaults.
+        threat: threat model that it trains against, such as "linf:8/255".
+        model: architecture of ``models.zoo``, or the path of an architecture card whose layers and weights are the start.
+        model_parameters: of the architecture, such as width.
+        mean, std: normalisation in front of the network, for each channel.
+        samples: which samples of the training set, as for ``evaluate``.
+        validation: held-out samples, taken from the training set: a number, or the fraction that they are.
+        validation_data: a data set of its own for validation; then ``validation`` is how many samples of it.
+        epochs: passes over the training set.
+        batch_size: samples in a batch, over all processes; the last one of an epoch may be smaller.
+        optimizer: "sgd", "adam" or "adamw".
+        learning_rate: the highest; ``schedule`` gives the factor.
+        momentum, nesterov: of "sgd".
+        weight_decay: of the optimizer.
+        schedule: "flat", "cyclic", "piecewise" or "cosine"; see ``training.schedules``.
+        schedule_parameters: of the schedule.
+        epsilon_ramp: share of the training in which epsilon rises from 0 to its value.
+        augment: "flip", "crop", "cutout", in this order.
+        clip_norm: largest l2 norm of the gradient of all weights; 0 leaves it as it is.
+        average: weights that are judged and saved: those of the last step ("none"), their exponential moving average
+            ("ema"), or the mean of the epochs in the last quarter ("swa").
+        ema_decay: of "ema", for each update.
+        precision: "float32", "bfloat16" or "float16", of mixed precision.
+        seed: seed of every random number.
+        device: torch device.
+        threads: torch threads, which change the last bits of a result; 0 leaves torch's own number.
+        validation_steps: steps of the PGD that measures robust accuracy on held-out samples.
+        best_by: which epoch is saved as the model: best "robust" or "clean" accuracy on held-out samples, or the "last".
+        patience: stop when ``best_by`` has not improved for so many epochs; 0 never.
+        alarm: what happens at catastrophic overfitting: "warn", "stop" with the weights from before, or "rollback" to them
+            and go on at half the learning rate.
+        alarm_every: updates between two looks of the alarm; 0 looks at the end of each epoch.
+
+    Raises:
+        InvalidType, InvalidValue, UnknownName: for values that are not allowed.
+    """
+
+    data: str
+    objective: str = "fast"
+    parameters: Mapping[str, Any] = field(default_factory=dict)
+    threat: str = "linf:8/255"
+    model: str = "small_cnn"
+    model_parameters: Mapping[str, Any] = field(default_factory=dict)
+    mean: tuple[float, ...] | None = None
+    std: tuple[float, ...] | None = None
+    samples: str | int = "all"
+    validation: float = 0.1
+    validation_data: str = ""
+    epochs: int = 15
+    batch_size: int = 128
+    optimizer: str = "sgd"
+    learning_rate: float = 0.1
+    momentum: float = 0.9
+    nesterov: bool = False
+    weight_decay: float = 5e-4
+    schedule: str = "cyclic"
+    schedule_parameters: Mapping[str, Any] = field(default_factory=dict)
+    epsilon_ramp: float = 0.0
+    augment: tuple[str, ...] = ()
+    clip_norm: float = 0.0
+    average: str = "none"
+    ema_decay: float = 0.999
+    precision: str = "float32"
+    seed: int = 0
+    device: str = "cpu"
+    threads: int = 0
+    validation_steps: int = 10
+    best_by: str = "robust"
+    patience: int = 0
+    alarm: str = "warn"
+    alarm_every: int = 0
+
+    def __post_init__(self) -> None:
+        conform(self)
+        for name, allowed in (
+            ("optimizer", OPTIMIZERS),
+            ("schedule", ("flat", "cyclic", "piecewise", "cosine")),
+            ("average", AVERAGES),
+            ("precision", PRECISIONS),
+            ("best_by", BEST_BY),
+            ("alarm", ALARMS),
+        ):
+            value = getattr(self, name)
+            if value not in allowed:
+                raise InvalidValue(
+                    f"{name}={value!r} was given", f"one of {allowed} is allowed", did_you_mean(value, allowed)
+                )
+        for name in self.augment:
+            if name not in ("flip", "crop", "cutout"):
+                raise UnknownName(f"augment={name!r} was given", "", did_you_mean(name, ("flip", "crop", "cutout")))
+        least = {"epochs": 1, "batch_size": 1, "validation_steps": 1, "patience": 0, "alarm_every": 0, "threads": 0}
+        for name, low in least.items():
+            if getattr(self, name) < low:
+                raise InvalidValue(
+                    f"{name}={getattr(self, name)} was given", f"{low} or more is allowed", f"Correct {name}."
+                )
+        for name in ("learning_rate", "momentum", "weight_decay", "clip_norm", "epsilon_ramp", "validation"):
+            if not 0 <= getattr(self, name) < float("inf"):
+                raise InvalidValue(
+                    f"{name}={getattr(self, name)} was given", "a finite number >= 0 is allowed", f"Correct {name}."
+                )
+        if not 0 < self.ema_decay < 1:
+            raise InvalidValue(f"ema_decay={self.ema_decay} was given", "0 to 1 is allowed", "Write e.g. 0.999.")
+
+    def identity(self) -> str:
+        """Return the SHA-256 of everything here that can change the weights; the device and how it is watched cannot."""
+        facts = {key: value for key, value in to_dict(self).items() if key not in ("device",)}
+        return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
+
+
+def recipes() -> dict[str, Path]:
+    """Return the recipes inside the package: name -> file."""
+    folder = Path(str(files("robustscope.training") / "recipes"))
+    return {path.stem: path for path in sorted(folder.glob("*.toml"))}
+
+
+def load_recipe(place: str | Path, **changes: Any) -> Recipe:
+    """Read a recipe of the package by name, or a TOML file by path.
+
+    Args:
+        place: name such as "digits-fast", or path.
+        changes: values that replace those of the file; tables such as ``parameters`` are merged.
+
+    Raises:
+        MissingFile, BadFile, UnknownName, InvalidType, InvalidValue: naming the key.
+    """
+    known = recipes()
+    text = str(place)
+    if text not in known and not text.endswith(".toml"):
+        raise UnknownName(
+            f"the recipe {text!r} was given", "", did_you_mean(text, known) + " Or give a path ending in .toml."
+        )
+    raw = read_toml(known.get(text, Path(text)))
+    for key, value in changes.items():
+        raw[key] = {**raw.get(key, {}), **value} if isinstance(value, Mapping) else value
+    return build(Recipe, raw, "")
