@@ -55,7 +55,8 @@ def test_the_figure_is_that_of_the_first_kernels():
     first = next(part for part in model.module if isinstance(part, nn.Conv2d))
     assert ask(model) == roughness(first.weight) > ask(smooth_kernels(model, 0.5))
     assert model.ledger.forward == 0
-    assert math.isnan(ask(Classifier(nn.Sequential(nn.Flatten(), nn.Linear(64, 10)).eval())))
+    with pytest.raises(InvalidValue, match="without a convolution kernel"):
+        ask(Classifier(nn.Sequential(nn.Flatten(), nn.Linear(64, 10)).eval()))
 
 
 @pytest.mark.parametrize("rho", [-1, math.inf, math.nan])

@@ -66,7 +66,7 @@ def smooth_kernels(model: Classifier, rho: float) -> Classifier:
     bibtex=WANG,
     figures={
         "kernel_roughness": "mean squared difference of neighbouring weights over their mean square, in the first convolution "
-        "larger than one pixel: 0 constant, 2 independent, 4 chequers; NaN for a network without one"
+        "larger than one pixel: 0 constant, 2 independent, 4 chequers"
     },
     robust={"kernel_roughness": "lower"},
     access="weights",
@@ -81,7 +81,16 @@ def kernel_smoothness(model: Classifier, x: Tensor, y: Tensor, threat: ThreatMod
     Returns:
         The figure ``kernel_roughness``.
 
+    Raises:
+        InvalidValue: for a network without a convolution larger than one pixel, or one of zeros.
+
     Source: Wang et al., 2020, arXiv:1905.13545, Sec. 6, who show kernels of standard and adversarially trained networks.
     """
     first = next(iter(_kernels(model.module)), None)
-    return Findings(figures={"kernel_roughness": math.nan if first is None else roughness(first.weight)})
+    if first is None or not bool((first.weight != 0).any()):
+        raise InvalidValue(
+            f"a {type(model.module).__name__} without a convolution kernel was given",
+            "a network with one larger than a pixel, not all zero, is allowed",
+            "Leave this probe out.",
+        )
+    return Findings(figures={"kernel_roughness": roughness(first.weight)})
