@@ -19,7 +19,7 @@ from robustscope.models.classifier import Classifier
 from robustscope.models.features import penultimate
 from robustscope.models.loading import load_model
 from robustscope.probes.why import WHY
-from robustscope.probes.why._usefulness import linear_usefulness, robust_deviation
+from robustscope.probes.why._usefulness import linear_usefulness, robust_covariance, robust_deviation
 from robustscope.probes.why.feature_inversion import invert, inverted_set, targeted_set
 
 WIDE = Bounds(-100.0, 100.0)
@@ -217,6 +217,30 @@ def test_the_robust_deviation_is_the_minimiser():
     assert robust_deviation(1.3, 0.0) == pytest.approx(1.3)
 
 
+@pytest.mark.parametrize("multiplier", [0.1, 1.0, 30.0])
+def test_the_robust_covariance_is_its_own_maximum_of_likelihood(multiplier):
+    """With d = (lambda S - I)^-1 (x - mean), the best move at its price, the moved samples have the covariance S."""
+    half = noise(4, 4)
+    plain = half @ half.T
+    found, one = robust_covariance(plain, multiplier), torch.eye(4, dtype=torch.float64)
+    moved = one + torch.linalg.inv(multiplier * found - one)
+    assert torch.allclose(moved @ plain @ moved.T, found)
+    assert not torch.allclose(moved @ plain @ moved.T, plain, rtol=1e-3)
+    assert torch.linalg.eigvalsh(multiplier * found).min() > 1  # dearer than they gain: the best move exists
+
+
+def test_the_stronger_the_adversary_the_straighter_the_way_between_means():
+    half, way = noise(4, 4), noise(4, seed=1)
+    plain = half @ half.T
+    cosines = []
+    for multiplier in (1e6, 10.0, 1.0, 0.1, 1e-4):
+        gradient = torch.linalg.solve(robust_covariance(plain, multiplier), way)
+        cosines.append(torch.cosine_similarity(gradient, way, dim=0).item())
+    assert all(a < b for a, b in itertools.pairwise(cosines))
+    assert cosines[-1] > 0.999
+    assert torch.allclose(robust_covariance(plain, 1e9), plain, atol=1e-3)
+
+
 def test_the_layer_before_the_last():
     assert penultimate(load_model("bundled:digits_standard").classifier) == "6"
     with pytest.raises(InvalidValue, match="no linear layer"):
@@ -233,6 +257,8 @@ def test_the_layer_before_the_last():
         (lambda m, x, y, d: targeted_set(m, x, y, draws=d, label="last"), InvalidValue, "label='last'"),
         (lambda m, x, y, d: linear_usefulness(x[0], x, y, ThreatModel("l2", 1)), InvalidValue, "classes -1 and 1"),
         (lambda m, x, y, d: robust_deviation(0, 1), InvalidValue, "deviation"),
+        (lambda m, x, y, d: robust_covariance(-torch.eye(2), 1.0), InvalidValue, "negative eigenvalues"),
+        (lambda m, x, y, d: robust_covariance(torch.ones(3), 1.0), InvalidValue, "symmetric"),
     ],
 )
 def test_what_is_refused(call, error, says):

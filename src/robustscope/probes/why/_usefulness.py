@@ -68,3 +68,36 @@ def robust_deviation(deviation: float, epsilon: float) -> float:
             "Correct the number.",
         )
     return math.sqrt(deviation**2 + 2 * epsilon * deviation * math.sqrt(2 / math.pi) + epsilon**2)
+
+
+def robust_covariance(covariance: Tensor, multiplier: float) -> Tensor:
+    """Return the covariance of the most likely Gaussian when an adversary moves samples in l2: (d, d).
+
+    covariance / 2 + I / multiplier + (covariance / multiplier + covariance^2 / 4)^(1/2), in the Lagrangian form: moves d cost
+    multiplier / 2 |d|^2. It tends to the covariance without an adversary as the multiplier grows, and to a multiple of the
+    identity as it falls; the optimal direction between two means turns from the Mahalanobis one to the straight line.
+
+    Args:
+        covariance: (d, d), symmetric, no negative eigenvalues.
+        multiplier: > 0; a small one is a strong adversary.
+
+    Raises:
+        InvalidValue: for another matrix or multiplier.
+
+    Example:
+        >>> robust_covariance(torch.tensor([[2.0]], dtype=torch.float64), 1.0)  # 1 + 1 + sqrt(2 + 1)
+        tensor([[3.7321]], dtype=torch.float64)
+
+    Source: Ilyas et al., 2019, arXiv:1905.02175, Theorem 2; derived anew from its stationarity.
+    """
+    square = covariance.dim() == 2 and covariance.shape[0] == covariance.shape[1]
+    values, axes = torch.linalg.eigh(covariance.double()) if square else (covariance, covariance)
+    if not square or not torch.allclose(covariance, covariance.T) or bool((values < -1e-9).any()) or not multiplier > 0:
+        raise InvalidValue(
+            f"a covariance of shape {tuple(covariance.shape)} and multiplier={multiplier} were given",
+            "a symmetric matrix without negative eigenvalues and a multiplier > 0 are allowed",
+            "Compute it as torch.cov does.",
+        )
+    values = values.clamp(min=0)
+    moved = values / 2 + 1 / multiplier + (values / multiplier + values.square() / 4).sqrt()
+    return (axes * moved) @ axes.T
