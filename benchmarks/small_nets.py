@@ -82,4 +82,4 @@ def pooled_cnn(channels: int = 1, classes: int = 10, width: int = 12) -> nn.Modu
 
 def mlp(hidden: tuple[int, ...]) -> nn.Module:
     """A fully connected network on the 64 values of a digit."""
-    return build(perceptron(64, 10, hidden))
+    return build(perceptron((1, 8, 8), 10, hidden=hidden))

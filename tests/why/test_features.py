@@ -1,16 +1,15 @@
 """Feature data sets: linear networks, whose inversions and targets are known, and what standard training learns from them."""
 
-import importlib.util
 import itertools
 import math
 from functools import cache
-from pathlib import Path
 
 import pytest
 import torch
 from scipy import stats
 from torch import nn
 
+from benchmark_nets import mlp, train
 from robustscope.core.draws import Draws
 from robustscope.core.errors import InvalidValue, UnknownName
 from robustscope.core.types import Bounds, ThreatModel
@@ -23,7 +22,6 @@ from robustscope.probes.why._usefulness import linear_usefulness, robust_covaria
 from robustscope.probes.why.feature_inversion import invert, inverted_set, targeted_set
 
 WIDE = Bounds(-100.0, 100.0)
-ROOT = Path(__file__).resolve().parents[2]
 
 
 def noise(*shape, seed=0):
@@ -136,24 +134,16 @@ def test_starts_are_independent_of_the_class():
     assert (y[first] == y[:300]).double().mean() < 0.2
 
 
-def trainer():
-    spec = importlib.util.spec_from_file_location("small_nets", ROOT / "benchmarks" / "small_nets.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
 def test_what_a_step_added_is_enough_to_learn():
     """D_rand: labels are random to us, yet a network trained on them is right about true ones; D_det: it is torn."""
-    nets = trainer()
     x, y = digits()
-    model = Classifier(nets.train(nets.mlp((64, 64)), x, y, epochs=15))
+    model = Classifier(train(mlp((64, 64)), x, y, epochs=15))
     test, true = digits("test")
     right = {}
     for label, epsilon in (("random", 1.5), ("next", 0.5)):
         draws = Draws(0, range(len(x)))
         made = targeted_set(model, x, y, draws=draws, label=label, epsilon=epsilon, steps=30)
-        taught = Classifier(nets.train(nets.mlp((64, 64)), made.x, made.y, epochs=15, seed=1))
+        taught = Classifier(train(mlp((64, 64)), made.x, made.y, epochs=15, seed=1))
         decisions = taught.decisions(test)
         right[label] = [(decisions == (true + k) % 10).double().mean().item() for k in (0, 1)]
     assert right["random"][0] > 0.6

@@ -1,6 +1,5 @@
 """Shape or texture: published counts, classifiers that see one cue only, and two networks trained to see one each."""
 
-import importlib.util
 from functools import cache
 from pathlib import Path
 
@@ -10,6 +9,7 @@ import torch
 from PIL import Image
 from torch import nn
 
+from benchmark_nets import pooled_cnn, train
 from robustscope.analyses.cue_conflict import cue_conflict
 from robustscope.core.draws import Draws
 from robustscope.core.errors import BadFile, InvalidValue
@@ -155,21 +155,13 @@ def test_the_sixteen_categories():
     assert ask(Fixed(logits), x, y, t, groups="imagenet-16").columns["shape_bias"].tolist() == [1, 0]
 
 
-def trainer():
-    spec = importlib.util.spec_from_file_location("small_nets", ROOT / "benchmarks" / "small_nets.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
 def test_two_trained_networks_are_told_apart():
     """The same network, the same pictures, whose cues are independent: one is taught the shape, one the texture."""
-    nets = trainer()
     x, shapes = read("conflict")
     textures = read("conflict", "texture")[1]
     bias = {}
     for cue in ("shape", "texture"):
-        module = nets.train(nets.pooled_cnn(width=8), *read("random", cue, "train"), epochs=10)
+        module = train(pooled_cnn(width=8), *read("random", cue, "train"), epochs=10)
         found = ask(module, x, shapes, textures).columns
         assert found["cue_decided"].nanmean() > 0.7
         bias[cue] = found["shape_bias"].nanmean().item()
