@@ -130,6 +130,15 @@ def digits(n=40):
     return model, data.read(range(n)), torch.from_numpy(data.labels[:n])
 
 
+@pytest.mark.parametrize("sides", [(8, 8), (7, 9), (5, 4)])
+def test_the_last_radius_holds_the_whole_picture(sides):
+    x = torch.rand(20, 1, *sides, generator=torch.Generator().manual_seed(2))
+    model = Classifier(Says(lambda z: z[:, 0, 0, 0] > 0.5))
+    found = ask("frequency", model, x, torch.ones(20, dtype=torch.int64))
+    assert torch.equal(found.pictures["low"][:, -1] == 1, x[:, 0, 0, 0] > 0.5)
+    assert found.pictures["high"][:, -1].sum() == 0
+
+
 @pytest.mark.parametrize("name", DATA)
 def test_samples_are_not_coupled(name):
     model, x, y = digits()

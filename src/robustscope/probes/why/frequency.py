@@ -60,7 +60,8 @@ def frequency(
         y: int64 (B,), true classes.
         threat: unused.
         draws: unused; it is deterministic.
-        radii: periods over the picture at which to split, >= 0; None takes eight steps up to the highest frequency.
+        radii: periods over the picture at which to split, >= 0; None takes eight steps up to just above the highest
+            frequency, where the low part is the picture itself.
 
     Returns:
         The columns ``low_kept``, ``high_kept`` and ``high_only``; the curves ``low`` and ``high`` (B, L) of what is
@@ -75,7 +76,7 @@ def frequency(
     check_images(x)
     if radii is None:
         highest = math.hypot(x.shape[-2] // 2, x.shape[-1] // 2)
-        radii = tuple(round(highest * step / 8, 3) for step in range(1, 9))
+        radii = tuple(round(highest * step / 8 + 0.001, 3) for step in range(1, 9))  # the last holds all
     given = check_grid("radii", radii, 0)
     parts = [correct(model, y, split_frequencies(x, radius)) for radius in given]
     low, high = torch.stack(parts, 2).unbind(1)
