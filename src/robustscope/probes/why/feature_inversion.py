@@ -20,6 +20,7 @@ from robustscope.core.errors import InvalidValue
 from robustscope.core.types import ThreatModel
 from robustscope.geometry import balls
 from robustscope.geometry.objectives import MatchFeatures, activations
+from robustscope.geometry.rules import is_adversarial_label
 from robustscope.models.classifier import Classifier
 from robustscope.models.features import penultimate, tap
 from robustscope.probes.why._sweeps import check_count
@@ -169,7 +170,7 @@ def _judged(model: Classifier, made: FeatureSet) -> FeatureSet:
     """Return a data set with the decisions of the network about it."""
     lower, upper = model.bounds
     stored = ((made.x - lower) / (upper - lower) * 255).round() / 255 * (upper - lower) + lower
-    reached, rounded = (model.decisions(z) == made.y for z in (made.x, stored))
+    reached, rounded = (is_adversarial_label(model.decisions(z), made.source_y, made.y) for z in (made.x, stored))
     return FeatureSet(made.x, made.y, made.source_y, made.l2, reached, rounded, made.before, made.after)
 
 
