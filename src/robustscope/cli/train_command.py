@@ -40,7 +40,9 @@ def command(
     set_: Annotated[
         tuple[str, ...],
         Parameter(
-            name="--set", help="Any key of the recipe, e.g. learning_rate=0.05 or parameters.steps=7; repeatable."
+            name="--set",
+            help="Any key of the recipe, e.g. learning_rate=0.05 or parameters.steps=7; repeatable.",
+            show_default=False,
         ),
     ] = (),
     tracker: Annotated[

@@ -34,7 +34,7 @@ def read_training(folder: str | Path) -> tuple[dict[str, Any], pd.DataFrame]:
     if not history.is_file():
         raise MissingFile(f"{history} does not exist", "the folder of a training is allowed", "Check the path.")
     try:
-        return record, pd.read_csv(history, keep_default_na=True)
+        return record, pd.read_csv(history, dtype={"remark": str})
     except (ValueError, OSError) as error:
         raise CorruptRun(f"{history} cannot be read ({error})", "the file as written is allowed", RESTORE) from error
 
@@ -59,7 +59,7 @@ def training_figure(history: pd.DataFrame, best: int | None, name: str = "traini
         axes.set(ylim=(0, 1.02), xlabel="epoch", ylabel="held-out accuracy")
         axes.xaxis.set_major_locator(MaxNLocator(8, integer=True))
         axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
-        axes.legend(frameon=False, loc="lower right", ncols=3)
+        axes.legend(frameon=False, loc="lower left", bbox_to_anchor=(0, 1), ncols=3)
         return to_svg(figure, name, "Clean, FGSM and PGD accuracy on held-out samples over the epochs")
 
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 from torch import Tensor
 
 from robustscope.core.draws import Draws
-from robustscope.core.types import ThreatModel
+from robustscope.core.types import Bounds, ThreatModel
 from robustscope.geometry import balls
 from robustscope.training.network import Losses, Mode, Network
 
@@ -50,7 +52,19 @@ def ascend(
     return point
 
 
-def random_point(x: Tensor, threat: ThreatModel, draws: Draws, purpose: str) -> Tensor:
-    """Return a uniform point of the threat set around each sample: (B, *S)."""
+def random_point(x: Tensor, threat: ThreatModel, draws: Draws, purpose: str, *, inside_bounds: bool = True) -> Tensor:
+    """Return a uniform point of the ball around each sample: (B, *S).
+
+    Args:
+        x: (B, *S), clean inputs.
+        threat: norm, radius, bounds.
+        draws: random numbers of these samples.
+        purpose: keeps different uses apart.
+        inside_bounds: project it on the bounds too.
+    """
     with torch.no_grad():
+        if not inside_bounds:
+            low, high = threat.bounds
+            reach = threat.radius(x).max().item() + high - low
+            threat = replace(threat, bounds=Bounds(low - reach, high + reach))
         return balls.sample(threat, x, draws, purpose)

@@ -21,6 +21,8 @@ FALL = 0.2
 """A fall of the robust accuracy below its best so far, in fractions, that is an alarm (Wong et al. 2020)."""
 GAP = 0.2
 """FGSM accuracy minus PGD accuracy below which there is no alarm: FGSM finds nearly all that PGD finds."""
+LEFT = 0.25
+"""PGD accuracy over FGSM accuracy below which FGSM has lost its way, whatever was before."""
 
 
 @dataclass(frozen=True)
@@ -126,8 +128,8 @@ def overfits_catastrophically(now: Reading, before: Reading | None) -> str:
             f"robust accuracy fell from {100 * before.robust:.1f} to {100 * now.robust:.1f} %, FGSM accuracy is "
             f"{100 * now.fgsm:.1f} %"
         )
-    if now.fgsm >= now.clean:
-        return f"FGSM accuracy {100 * now.fgsm:.1f} % is no lower than clean accuracy, PGD accuracy is {100 * now.robust:.1f} %"
+    if now.robust < LEFT * now.fgsm:
+        return f"FGSM accuracy is {100 * now.fgsm:.1f} %, PGD accuracy {100 * now.robust:.1f} %"
     return ""
 
 
