@@ -43,12 +43,14 @@ def ascend(
     Source: Madry et al. 2018, arXiv:1706.06083, Sec. 2.1.
     """
     size = (relative_step_size * threat.radius(x)).reshape(-1, *([1] * (x.dim() - 1)))
+    box = balls.corners(threat, x) if threat.norm == "linf" else None
     point = start.detach()
     with network.mode(mode):
         for _ in range(steps):
             _, gradient, _ = network.input_gradient(losses, point)
             with torch.no_grad():
-                point = balls.project(threat, x, point + size * balls.steepest(threat.norm, gradient))
+                moved = torch.addcmul(point, size, balls.steepest(threat.norm, gradient))
+                point = balls.project(threat, x, moved) if box is None else torch.clamp(moved, *box, out=moved)
     return point
 
 

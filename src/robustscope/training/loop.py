@@ -313,8 +313,14 @@ class Training:
         return Passes(self.spent.forward + forward, self.spent.backward + backward, self.spent.partial + partial)
 
     def _alarm(self, now: Reading) -> str:
-        """Return why this is catastrophic overfitting; training that is not adversarial cannot have it."""
-        return overfits_catastrophically(now, self.before) if self.objective.kind == "adversarial" else ""
+        """Return why this is catastrophic overfitting.
+
+        Training that is not adversarial cannot have it, and while epsilon still rises there is no telling.
+        """
+        rising = self.epoch + 1 < self.recipe.epsilon_ramp * self.recipe.epochs
+        if self.objective.kind != "adversarial" or rising:
+            return ""
+        return overfits_catastrophically(now, self.before)
 
     def _raise_alarm(self, why: str, row: Row | None = None) -> bool:
         """Do what the recipe says at catastrophic overfitting; return whether the state of before is back."""
