@@ -20,6 +20,7 @@ from robustscope.core.registry import Card, Registry
 from robustscope.corruptions import CORRUPTIONS
 from robustscope.estimates import ESTIMATES
 from robustscope.limits import LIMITS
+from robustscope.probes.why import WHY, WhyCard
 from robustscope.training import OBJECTIVES, ObjectiveCard
 
 FOLDER = Path(__file__).resolve().parent / "methods"
@@ -30,6 +31,7 @@ KINDS: dict[str, Registry] = {
     "Estimates of the robust radius": ESTIMATES,
     "Limits": LIMITS,
     "Corruptions": CORRUPTIONS,
+    "Causes of robustness": WHY,
     "Training objectives": OBJECTIVES,
 }
 SAID = {
@@ -44,6 +46,7 @@ SAID = {
     "family": "Family",
     "constants": "Constants",
     "severities": "Severities",
+    "inputs": "Inputs",
     "kind": "Kind",
 }
 """Facts of cards that are shown as they are."""
@@ -145,6 +148,8 @@ def page(card: Card) -> str:
         blocks.append("\n".join(["| Name | Default | Meaning |", "| --- | --- | --- |", *rows]))
     else:
         blocks.append("None.")
+    if isinstance(card, WhyCard):
+        blocks += ["## What it returns", found(card)]
     for title in ("Returns", "Departures"):
         if parts.get(title, "").strip():
             blocks += [f"## {title}", prose(parts[title])]
@@ -153,6 +158,18 @@ def page(card: Card) -> str:
         blocks += ["## Known failures of the contract", "\n".join(rows)]
     blocks += ["## Code and citation", f"[{module}.py](../../src/{module}.py); `robustscope cite {known_as(card)}`"]
     return "\n\n".join(blocks) + "\n"
+
+
+def found(card: WhyCard) -> str:
+    """Return the table of columns and figures of a probe of causes."""
+    rows = [
+        f"| `{name}` | {kind} | {cell(words)} | {card.robust.get(name, '')} | {', '.join(card.invariant.get(name, ()))} |"
+        + f" {cell(card.gaps.get(name, ''))} |"
+        for kind, known in (("sample", card.columns), ("model", card.figures))
+        for name, words in known.items()
+    ]
+    head = ["| Name | Of each | Meaning | In robust models | Free of logits' | No number where |"]
+    return "\n".join([*head, "| --- | --- | --- | --- | --- | --- |", *rows])
 
 
 def index() -> str:

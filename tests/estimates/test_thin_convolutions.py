@@ -6,7 +6,7 @@ from torch import nn
 from torch.func import functional_call, stack_module_state, vmap
 
 from robustscope.core.draws import Draws
-from robustscope.estimates.clever import dual_length
+from robustscope.geometry.balls import dual_length
 from robustscope.models.classifier import Classifier
 from robustscope.models.convolutions import ThinConvolutions
 from robustscope.models.derivatives import reduced_jacobian

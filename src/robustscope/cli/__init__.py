@@ -23,6 +23,7 @@ COMMANDS = (
     "corrupt",
     "doctor",
     "limits",
+    "study",
     "list",
     "check",
     "cite",

@@ -30,10 +30,11 @@ def command(
     from robustscope.estimates import ESTIMATES
     from robustscope.limits import LIMITS
     from robustscope.probes import PROBES
+    from robustscope.probes.why import WHY
     from robustscope.runs.store import read_plan
     from robustscope.training import OBJECTIVES
 
-    registries = (PROBES, CORRUPTIONS, LIMITS, ESTIMATES, CERTIFIERS, ATTACKS)
+    registries = (PROBES, WHY, CORRUPTIONS, LIMITS, ESTIMATES, CERTIFIERS, ATTACKS)
     known: dict[str, Card] = {card.name: card for registry in registries for card in registry}
     known |= {f"train-{card.name}": card for card in OBJECTIVES}
     names: list[str] = []

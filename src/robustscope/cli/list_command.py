@@ -41,6 +41,7 @@ def command(
             "certifiers",
             "estimates",
             "probes",
+            "why",
             "limits",
             "corruptions",
             "objectives",
@@ -68,6 +69,7 @@ def command(
     from robustscope.models.loading import LOADERS
     from robustscope.models.zoo import ARCHITECTURES
     from robustscope.probes import PROBES
+    from robustscope.probes.why import WHY
     from robustscope.runs.plan import known_suites
     from robustscope.training import OBJECTIVES, recipes
 
@@ -89,6 +91,18 @@ def command(
         "certifiers": [_plain(card, sound=card.sound, norms=list(card.norms)) for card in CERTIFIERS],
         "estimates": [_plain(card, norms=list(card.norms), goals=list(card.goals)) for card in ESTIMATES],
         "probes": [_plain(card, access=card.access, weight=card.weight, vital=card.vital) for card in PROBES],
+        "why": [
+            _plain(
+                card,
+                access=card.access,
+                inputs=card.inputs,
+                norms=list(card.norms),
+                columns=dict(card.columns),
+                figures=dict(card.figures),
+                robust=dict(card.robust),
+            )
+            for card in WHY
+        ],
         "limits": [_plain(card, subject=card.subject, quantity=card.quantity) for card in LIMITS],
         "corruptions": [
             _plain(

@@ -6,10 +6,11 @@ import torch
 from torch import Tensor
 
 from robustscope.core.draws import Draws
-from robustscope.core.types import Estimate, Norm, ThreatModel
+from robustscope.core.types import Estimate, ThreatModel
 from robustscope.estimates.cards import register
 from robustscope.estimates.extrapolation import ask, check_counts, conclude, margins
 from robustscope.estimates.points import batch_maxima
+from robustscope.geometry.balls import dual_length
 from robustscope.models.classifier import Classifier
 from robustscope.models.derivatives import reduced_jacobian
 
@@ -19,26 +20,6 @@ BIBTEX = """@inproceedings{weng2018evaluating,
   booktitle = {International Conference on Learning Representations},
   year = {2018}
 }"""
-
-
-def dual_length(norm: Norm, gradient: Tensor) -> Tensor:
-    """Return the length of each gradient in the norm dual to ``norm``: (B,), in its own dtype.
-
-    Args:
-        norm: "linf" (dual l1), "l2" or "l1" (dual linf).
-        gradient: (B, *S).
-    """
-    flat = gradient.flatten(1)
-    if norm == "l1":
-        return flat.abs().amax(1)
-    if norm == "linf":
-        return torch.linalg.vector_norm(flat, 1, dim=1)
-    length = torch.linalg.vector_norm(flat, dim=1)
-    if (length < 1e6 * torch.finfo(flat.dtype).tiny ** 0.5).any():
-        # Squares of tiny gradients underflow: a masked gradient would look like one that is exactly zero.
-        largest = flat.abs().amax(1, keepdim=True)
-        return torch.linalg.vector_norm(flat / largest.where(largest > 0, 1), dim=1) * largest[:, 0]
-    return length
 
 
 @register(

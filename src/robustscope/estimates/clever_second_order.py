@@ -9,9 +9,9 @@ from robustscope.core.draws import Draws
 from robustscope.core.errors import InvalidValue
 from robustscope.core.types import Estimate, ThreatModel
 from robustscope.estimates.cards import register
-from robustscope.estimates.clever import dual_length
 from robustscope.estimates.extrapolation import ask, check_counts, conclude, margins
 from robustscope.estimates.points import batch_maxima
+from robustscope.geometry.balls import dual_length
 from robustscope.models.classifier import Classifier, Scores
 from robustscope.models.derivatives import Product, reduced_jacobian, with_hessian
 

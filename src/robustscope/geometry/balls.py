@@ -59,6 +59,26 @@ def length(norm: Norm, delta: Tensor) -> Tensor:
     return torch.linalg.vector_norm(flat, {"l2": 2, "l1": 1}[norm], dim=1)
 
 
+def dual_length(norm: Norm, gradient: Tensor) -> Tensor:
+    """Return the length of each gradient in the norm dual to ``norm``: (B,), in its own dtype.
+
+    Args:
+        norm: "linf" (dual l1), "l2" or "l1" (dual linf).
+        gradient: (B, *S).
+    """
+    flat = gradient.flatten(1)
+    if norm == "l1":
+        return flat.abs().amax(1)
+    if norm == "linf":
+        return torch.linalg.vector_norm(flat, 1, dim=1)
+    length = torch.linalg.vector_norm(flat, dim=1)
+    if (length < 1e6 * torch.finfo(flat.dtype).tiny ** 0.5).any():
+        # Squares of tiny gradients underflow: a masked gradient would look like one that is exactly zero.
+        largest = flat.abs().amax(1, keepdim=True)
+        return torch.linalg.vector_norm(flat / largest.where(largest > 0, 1), dim=1) * largest[:, 0]
+    return length
+
+
 def slack(threat: ThreatModel, x: Tensor) -> float:
     """Return by how much storing ``x_adv`` in the dtype of ``x`` may lengthen a perturbation.
 
