@@ -254,7 +254,9 @@ def _climb(
         "start",
     },
     robust={"inversion_distance": "lower"},
+    gaps={"feature_gap": "the start has the features of the input already"},
     quick={"steps": 20},
+    brief={"steps": 20},
 )
 def feature_inversion(
     model: Classifier,

@@ -30,13 +30,13 @@ WANG = """@inproceedings{wang2020high,
     source="Wang et al., 2020, arXiv:1905.13545, Sec. 3 and 6",
     bibtex=WANG,
     columns={
-        "low_kept": "share of the radii at which a correctly classified sample stays so on its low frequencies alone; NaN "
-        "for one that is not",
+        "low_kept": "share of the radii at which a correctly classified sample stays so on its low frequencies alone",
         "high_kept": "the same on its high frequencies alone",
-        "high_only": "share of the radii at which the high frequencies are classified correctly and the low ones are not; "
-        "NaN for a sample that is misclassified as it is",
+        "high_only": "share of the radii at which the high frequencies are classified correctly and the low ones are not",
     },
     robust={"high_kept": "lower"},
+    gaps=dict.fromkeys(("low_kept", "high_kept", "high_only"), "the sample is misclassified as it is"),
+    invariant=dict.fromkeys(("low_kept", "high_kept", "high_only"), ("scale", "shift")),
     access="decisions",
     inputs="images",
     quick={"radii": (1.0, 2.0)},

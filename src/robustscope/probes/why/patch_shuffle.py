@@ -22,13 +22,14 @@ from robustscope.probes.why.saturation import ZHANG
     version=1,
     source="Zhang and Zhu, 2019, arXiv:1905.09797, Sec. 3.2",
     bibtex=ZHANG,
-    columns={
-        "shuffled_kept": "share of grids and orders at which a correctly classified sample stays so; NaN for one that is not"
-    },
+    columns={"shuffled_kept": "share of grids and orders at which a correctly classified sample stays so"},
     robust={"shuffled_kept": "lower"},
+    gaps={"shuffled_kept": "the sample is misclassified as it is"},
+    invariant={"shuffled_kept": ("scale", "shift")},
     access="decisions",
     inputs="images",
     quick={"grids": (2,), "repeats": 2},
+    brief={"repeats": 1},
 )
 def patch_shuffle(
     model: Classifier,

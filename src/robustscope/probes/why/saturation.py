@@ -28,10 +28,10 @@ ZHANG = """@inproceedings{zhang2019interpreting,
     version=1,
     source="Zhang and Zhu, 2019, arXiv:1905.09797, Sec. 3.2; the formula of Ding et al., 2019, arXiv:1902.08336",
     bibtex=ZHANG,
-    columns={
-        "saturated_kept": "share of the levels at which a correctly classified sample stays so; NaN for one that is not"
-    },
+    columns={"saturated_kept": "share of the levels at which a correctly classified sample stays so"},
     robust={"saturated_kept": "higher"},
+    gaps={"saturated_kept": "the sample is misclassified as it is"},
+    invariant={"saturated_kept": ("scale", "shift")},
     access="decisions",
     quick={"levels": (4.0, math.inf)},
 )

@@ -29,11 +29,16 @@ GEIRHOS = """@inproceedings{geirhos2019imagenet,
     source="Geirhos et al., 2019, arXiv:1811.12231, Sec. 2",
     bibtex=GEIRHOS,
     columns={
-        "shape_bias": "1 if the decision is the class of the shape, 0 if that of the texture; NaN if neither, and where both "
-        "are one class. Its mean over samples is the shape bias",
-        "cue_decided": "1 if the decision is one of the two cues, 0 if neither; NaN where both are one class",
+        "shape_bias": "1 if the decision is the class of the shape, 0 if that of the texture; its mean over "
+        "samples is the shape bias",
+        "cue_decided": "1 if the decision is one of the two cues, 0 if neither",
     },
     robust={"shape_bias": "higher"},
+    gaps={
+        "shape_bias": "the decision is neither cue, or both cues are one class",
+        "cue_decided": "both cues are one class",
+    },
+    invariant=dict.fromkeys(("shape_bias", "cue_decided"), ("scale", "shift")),
     access="decisions",
     inputs="cue conflict",
 )

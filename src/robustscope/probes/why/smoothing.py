@@ -29,9 +29,9 @@ DING = """@inproceedings{ding2019sensitivity,
     version=1,
     source="Ding et al., 2019, arXiv:1902.08336, Sec. 4 (average filters)",
     bibtex=DING,
-    columns={
-        "smoothed_kept": "share of the kernels under which a correctly classified sample stays so; NaN for one that is not"
-    },
+    columns={"smoothed_kept": "share of the kernels under which a correctly classified sample stays so"},
+    gaps={"smoothed_kept": "the sample is misclassified as it is"},
+    invariant={"smoothed_kept": ("scale", "shift")},
     access="decisions",
     inputs="images",
     quick={"kernels": (2, 3)},

@@ -21,14 +21,16 @@ from robustscope.probes.why.saturation import ZHANG
     "doi:10.1109/PROC.1981.12022, and Geirhos et al., 2018, arXiv:1808.08750 (the pictures)",
     bibtex=ZHANG,
     columns={
-        "without_texture": "1 if a correctly classified sample stays so with the phases alone, 0 if not; NaN for one that is "
-        "misclassified as it is",
-        "without_shape": "share of draws of the phases in which it stays so with the amplitudes alone; NaN likewise",
+        "without_texture": "1 if a correctly classified sample stays so with the phases alone, 0 if not",
+        "without_shape": "share of draws of the phases in which it stays so with the amplitudes alone",
     },
     robust={"without_texture": "higher", "without_shape": "lower"},
+    gaps=dict.fromkeys(("without_texture", "without_shape"), "the sample is misclassified as it is"),
+    invariant=dict.fromkeys(("without_texture", "without_shape"), ("scale", "shift")),
     access="decisions",
     inputs="images",
     quick={"repeats": 2},
+    brief={"repeats": 1},
 )
 def texture_removed(
     model: Classifier, x: Tensor, y: Tensor, threat: ThreatModel, *, draws: Draws, slope: float = 1.0, repeats: int = 4
