@@ -27,7 +27,7 @@ from small_nets import mlp, train
 from robustscope.core.types import ThreatModel
 from robustscope.data.transforms import adjust_gamma, saturate, smooth
 from robustscope.models.classifier import Classifier
-from robustscope.probes.why.smoothing import room
+from robustscope.probes.why.average_filter import room
 
 THREAT = ThreatModel("linf", 0.15)
 SHIFTS: dict[str, Callable[[Tensor], Tensor]] = {

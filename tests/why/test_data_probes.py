@@ -14,10 +14,10 @@ from robustscope.models.blackbox import BlackBox
 from robustscope.models.classifier import Classifier
 from robustscope.models.loading import load_model
 from robustscope.probes.why import WHY
-from robustscope.probes.why.smoothing import room
+from robustscope.probes.why.average_filter import room
 
 THREAT = ThreatModel("linf", 0.1)
-DATA = ("saturation", "patch_shuffle", "smoothing", "frequency", "texture_removed")
+DATA = ("saturation", "patch_shuffle", "average_filter", "frequency", "texture_removed")
 
 
 class Says(nn.Module):
@@ -105,7 +105,7 @@ def test_a_classifier_of_a_dot_is_lost_by_smoothing():
     x = torch.zeros(1, 1, 7, 7)
     x[..., 3, 3] = 1
     model = Classifier(Says(lambda z: z.amax((1, 2, 3)) > 0.1))
-    found = ask("smoothing", model, x, torch.ones(1, dtype=torch.int64), kernels=(1, 2, 3, 4, 5))
+    found = ask("average_filter", model, x, torch.ones(1, dtype=torch.int64), kernels=(1, 2, 3, 4, 5))
     assert found.pictures["smoothed"].tolist() == [[1, 1, 1, 0, 0]]  # 1, 1/4, 1/9, 1/16, 1/25
 
 
@@ -196,8 +196,8 @@ def test_the_room_of_digits():
         ("patch_shuffle", {"grids": (3,)}),
         ("patch_shuffle", {"grids": (1.5,)}),
         ("patch_shuffle", {"repeats": 0}),
-        ("smoothing", {"kernels": (0,)}),
-        ("smoothing", {"kernels": (2, 2)}),
+        ("average_filter", {"kernels": (0,)}),
+        ("average_filter", {"kernels": (2, 2)}),
         ("frequency", {"radii": (-1.0,)}),
         ("texture_removed", {"repeats": 0}),
     ],
@@ -208,7 +208,7 @@ def test_what_is_refused(name, parameters):
         ask(name, model, x, y, **parameters)
 
 
-@pytest.mark.parametrize("name", ["patch_shuffle", "smoothing", "frequency", "texture_removed"])
+@pytest.mark.parametrize("name", ["patch_shuffle", "average_filter", "frequency", "texture_removed"])
 def test_vectors_are_no_pictures(name):
     model = Classifier(nn.Linear(4, 3).eval())
     with pytest.raises(InvalidValue, match=r"\(B, C, H, W\)"):

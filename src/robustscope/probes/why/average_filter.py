@@ -25,7 +25,7 @@ DING = """@inproceedings{ding2019sensitivity,
 
 
 @register(
-    "smoothing",
+    "average_filter",
     version=1,
     source="Ding et al., 2019, arXiv:1902.08336, Sec. 4 (average filters)",
     bibtex=DING,
@@ -36,7 +36,7 @@ DING = """@inproceedings{ding2019sensitivity,
     inputs="images",
     quick={"kernels": (2, 3)},
 )
-def smoothing(
+def average_filter(
     model: Classifier,
     x: Tensor,
     y: Tensor,
