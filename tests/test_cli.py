@@ -368,6 +368,8 @@ OPTIONS = {
     "--device --weights --mean --std --bounds --out --quiet --json",
     "train": "--out --data --objective --model --threat --epsilon --epochs --seed --device --set --tracker --quiet --json",
     "corrupt": "--suite --constants --format --rounding --samples --seed --workers --quiet --json DATA OUT",
+    "video": "--k --labels --out --groups --unreviewed --seed --batch-size --threads --device --weights --mean --std "
+    "--bounds --quiet --json MODEL FRAMES",
     "list": "--json attacks suites",
     "check": "--json my_module:my_attack",
     "limits": "--against --norm --epsilons --classes --samples --seed --json",

@@ -153,6 +153,8 @@ PAGES_THAT_RUN = [
             "trust",
             "certificates",
             "corruptions",
+            "video",
+            "masks",
             "limits",
         )
     ),

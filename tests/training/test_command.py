@@ -108,7 +108,7 @@ def test_bad_requests_say_what_to_do(tmp_path, monkeypatch, capsys, words, said)
 def test_a_stopped_training_exits_with_one(tmp_path, capsys, monkeypatch):
     from robustscope.training import loop
 
-    monkeypatch.setattr(loop, "overfits_catastrophically", lambda now, before: "scripted" if before else "")
+    monkeypatch.setattr(loop, "overfits_catastrophically", lambda now, before: "scripted" if now is not before else "")
     code, text, _ = command(capsys, "train", "digits", *FEW, "--set", "alarm=stop", "--out", tmp_path, "--quiet")
     assert code == 1
     assert "stopped: catastrophic overfitting" in text

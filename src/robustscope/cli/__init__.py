@@ -21,6 +21,7 @@ COMMANDS = (
     "train",
     "universal",
     "corrupt",
+    "video",
     "doctor",
     "limits",
     "study",

@@ -149,7 +149,7 @@ class Training:
         self.history: list[Row] = []
         self.best: Row = {}
         self.best_weights: dict[str, Tensor] = {}
-        self.before: Reading | None = None
+        self.before = Reading(0.0, 0.0, 0.0, math.nan, 1.0)
         self.spent = Passes()
         self.stopped = ""
         self.identity = hashlib.sha256(
@@ -163,8 +163,9 @@ class Training:
         saved = checkpoints.load(self.out, self.identity) if self.out else None
         if saved is not None:
             self._restore(saved)
-        elif self.out:
+        else:
             self._write_recipe()
+            self.before = self._look()
         self.good = self._state()
         while self.epoch < self.recipe.epochs and not self.stopped:
             started, loss = time.perf_counter(), self._epoch()
@@ -263,7 +264,7 @@ class Training:
         for tracker in self.trackers:
             tracker(row)
         self._keep_best(row)
-        if self.before is None or now.robust > self.before.robust:
+        if now.robust > self.before.robust:
             self.before = now
         self.epoch += 1
         waited = self.epoch - self.best["epoch"]
@@ -323,8 +324,11 @@ class Training:
         return overfits_catastrophically(now, self.before)
 
     def _raise_alarm(self, why: str, row: Row | None = None) -> bool:
-        """Do what the recipe says at catastrophic overfitting; return whether the state of before is back."""
-        if self.recipe.alarm == "warn":
+        """Do what the recipe says at catastrophic overfitting; return whether the state of before is back.
+
+        A state that was no better is not worth going back to.
+        """
+        if self.recipe.alarm == "warn" or overfits_catastrophically(self.before, self.before):
             return False
         spent, attempt, history = self._passes(), self.attempt, [*self.history]
         self._restore(self.good)
@@ -364,7 +368,7 @@ class Training:
                 "history": self.history,
                 "best": self.best,
                 "best_weights": self.best_weights,
-                "before": vars(self.before) if self.before is not None else {},
+                "before": vars(self.before),
                 "passes": vars(self._passes()),
             }
         )
@@ -379,7 +383,7 @@ class Training:
             self.average.load_state_dict(state["average"])
         self.memory = {name: tensor.to(self.device) for name, tensor in state["memory"].items()}
         self.history, self.best, self.best_weights = state["history"], state["best"], state["best_weights"]
-        self.before = Reading(**state["before"]) if state["before"] else None
+        self.before = Reading(**state["before"])
         self.spent = Passes(**state["passes"])
         self.network.forward_rows = self.network.backward_rows = self.network.partial_rows = 0
 

@@ -111,19 +111,19 @@ def alignment(model: Classifier, held: HeldOut, threat: ThreatModel) -> float:
     return F.cosine_similarity(here[moved], there[moved], eps=1e-300).mean().item() if moved.any() else math.nan
 
 
-def overfits_catastrophically(now: Reading, before: Reading | None) -> str:
+def overfits_catastrophically(now: Reading, before: Reading) -> str:
     """Return why a reading is catastrophic overfitting, or "".
 
     Args:
         now: the reading.
-        before: the reading of highest robust accuracy so far, None at the first.
+        before: the reading of highest robust accuracy so far, of the network at the start if there was none.
 
     Source: the fall of 0.2 stops training in Wong, Rice, Kolter 2020, arXiv:2001.03994, Sec. 5.4; that FGSM accuracy stays
         while PGD accuracy falls is the definition of Andriushchenko & Flammarion 2020, arXiv:2007.02617, Sec. 3.
     """
     if now.fgsm - now.robust <= GAP:
         return ""
-    if before is not None and before.robust - now.robust > FALL:
+    if before.robust - now.robust > FALL:
         return (
             f"robust accuracy fell from {100 * before.robust:.1f} to {100 * now.robust:.1f} %, FGSM accuracy is "
             f"{100 * now.fgsm:.1f} %"

@@ -10,7 +10,7 @@ from robustscope.core.errors import BadFile
 from robustscope.data.base import Dataset, check_labels, existing
 from robustscope.data.datasets import SOURCES
 from robustscope.data.sources.folder import PicturesDataset, class_pictures, common_shape
-from robustscope.data.sources.wnids import CroppedDataset, picture_sides
+from robustscope.data.sources.wnids import CroppedDataset, sides
 
 _NAME = re.compile(r"([a-z]+)\d*-([a-z]+)\d*")
 
@@ -38,7 +38,7 @@ def cue_conflict(path: str, split: str) -> Dataset:
         BadFile: for files named otherwise, textures without a folder, and unreadable pictures.
         InvalidValue: for other options.
     """
-    where, sides = picture_sides(path)
+    where, wanted = sides(path)
     root = existing(where, "a folder with one sub-folder for each shape")
     folders = sorted(child for child in root.iterdir() if child.is_dir() and not child.name.startswith("."))
     names = [folder.name for folder in folders]
@@ -57,6 +57,6 @@ def cue_conflict(path: str, split: str) -> Dataset:
         textures.append(names.index(match[2]))
     labels = np.asarray(textures, dtype=np.int64) if split == "texture" else shapes
     labels = check_labels(labels, len(files), str(root))
-    if sides is None:
+    if wanted is None:
         return PicturesDataset(root.name, files, common_shape(files), labels, names)
-    return CroppedDataset(root.name, files, sides, labels, names)
+    return CroppedDataset(root.name, files, wanted, labels, names)
