@@ -289,7 +289,7 @@ def test_list_names_what_is_registered():
     listing = json.loads(out)
     assert code == 0
     kinds = {"attacks", "suites", "certifiers", "estimates", "probes", "limits", "corruptions", "data", "models"}
-    kinds |= {"objectives", "recipes", "architectures"}
+    kinds |= {"objectives", "recipes", "architectures", "why"}
     assert set(listing) == kinds
     assert all(entry["summary"] for kind in kinds - {"suites"} for entry in listing[kind])
     assert [entry["name"] for entry in listing["attacks"]] == [card.name for card in ATTACKS]
@@ -373,6 +373,8 @@ OPTIONS = {
     "list": "--json attacks suites",
     "check": "--json my_module:my_attack",
     "limits": "--against --norm --epsilons --classes --samples --seed --json",
+    "study": "--data --out --threat --samples --seed --probes --full --pictures --evaluated --properties --given --workers "
+    "--quiet --json MODEL",
     "cite": "BibTeX",
     "doctor": "--samples --seed --mean --std --bounds --json",
     "demo": "--out --workers --quiet --json",

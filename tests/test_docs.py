@@ -156,6 +156,7 @@ PAGES_THAT_RUN = [
             "video",
             "masks",
             "limits",
+            "causes",
         )
     ),
 ]

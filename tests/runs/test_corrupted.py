@@ -19,6 +19,7 @@ from robustscope.corruptions import corrupt
 from robustscope.data.datasets import from_tensors, load_data
 from robustscope.runs import corrupted
 from robustscope.runs.corrupted import Request, Writer, class_folders, write_corrupted
+from robustscope.runs.engines import local
 
 NAMES = ("plane", "Car", "bird/fly")
 COUNT = 10
@@ -162,7 +163,7 @@ def test_a_worker_that_dies_is_an_error_in_three_parts(source, tmp_path, monkeyp
         def shutdown(self, **_):
             pass
 
-    monkeypatch.setattr(corrupted, "ProcessPoolExecutor", Broken)
+    monkeypatch.setattr(local, "ProcessPoolExecutor", Broken)
     with pytest.raises(StoreError, match="fewer workers") as caught:
         write_corrupted(Writer(Request(source, ("contrast",)), tmp_path), workers=2)
     assert_three_parts(caught.value)

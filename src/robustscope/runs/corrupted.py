@@ -14,12 +14,9 @@ and the sample, whatever the number of processes and restarts.
 from __future__ import annotations
 
 import hashlib
-import multiprocessing
 import os
 import re
 from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal, cast
@@ -30,7 +27,7 @@ from torch import Tensor
 
 from robustscope import __version__
 from robustscope.core.draws import Draws
-from robustscope.core.errors import BadFile, InvalidValue, StoreError, did_you_mean
+from robustscope.core.errors import BadFile, InvalidValue, did_you_mean
 from robustscope.corruptions import CORRUPTIONS, SUITES, corrupt
 from robustscope.corruptions.tables import Constants, Rounding, benchmark
 from robustscope.data.base import Dataset
@@ -38,7 +35,7 @@ from robustscope.data.datasets import load_data
 from robustscope.data.pictures import decode, encode, pillow
 from robustscope.data.selection import select
 from robustscope.data.sources.folder import SPLITS
-from robustscope.runs.engines.local import end_with, torch_threads
+from robustscope.runs.engines.local import end_with, in_processes, torch_threads
 from robustscope.runs.files import read_json, write_atomically, write_json
 
 BENCHMARKS: Mapping[str, tuple[str, Constants]] = {
@@ -337,20 +334,7 @@ def _carried_out(writer: Writer, tasks: Sequence[Task], workers: int) -> Generat
             for task in tasks:
                 yield writer.write(*task)
         return
-    context = multiprocessing.get_context("spawn")
-    start = (asdict(writer.request), str(writer.out), os.getpid())
-    pool = ProcessPoolExecutor(min(workers, len(tasks)), context, _start, start)
-    try:
-        for future in as_completed([pool.submit(_work, task) for task in tasks]):
-            yield future.result()
-    except BrokenProcessPool as error:
-        raise StoreError(
-            "a worker process ended unexpectedly",
-            "workers that live are allowed",
-            "Memory may have run out: use fewer workers, and give the same command again; no picture is lost.",
-        ) from error
-    finally:
-        pool.shutdown(wait=True, cancel_futures=True)
+    yield from in_processes(_work, tasks, workers, _start, (asdict(writer.request), str(writer.out)))
 
 
 _worker: dict[str, Writer] = {}

@@ -12,11 +12,7 @@ A part is whole or absent, so that a study that was killed goes on with the next
 
 from __future__ import annotations
 
-import multiprocessing
-import os
 from collections.abc import Callable, Generator, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -27,7 +23,7 @@ import torch
 from safetensors.numpy import save
 
 from robustscope.core.draws import Draws
-from robustscope.core.errors import CorruptRun, InvalidValue, StoreError, explain
+from robustscope.core.errors import CorruptRun, InvalidValue, explain
 from robustscope.core.threats import parse_threat
 from robustscope.core.types import ThreatModel
 from robustscope.data.base import Dataset
@@ -37,7 +33,7 @@ from robustscope.models.loading import load_model
 from robustscope.probes.why import WHY, Findings, WhyCard
 from robustscope.probes.why.compose import investigate
 from robustscope.runs.corrupted import claim_folder
-from robustscope.runs.engines.local import end_with, torch_threads
+from robustscope.runs.engines.local import end_with, in_processes, torch_threads
 from robustscope.runs.files import read_json, write_atomically, write_json
 from robustscope.runs.store import read_evidence_file
 
@@ -264,19 +260,7 @@ def _carried_out(study: Study, tasks: Sequence[tuple[str, str]], workers: int) -
             for task in tasks:
                 yield from study.look(*task)
         return
-    start = (asdict(study.request), str(study.out), os.getpid())
-    pool = ProcessPoolExecutor(min(workers, len(tasks)), multiprocessing.get_context("spawn"), _start, start)
-    try:
-        for future in as_completed([pool.submit(_work, task) for task in tasks]):
-            yield future.result()
-    except BrokenProcessPool as error:
-        raise StoreError(
-            "a worker process ended unexpectedly",
-            "workers that live are allowed",
-            "Memory may have run out: use fewer workers, and give the same command again; no part is lost.",
-        ) from error
-    finally:
-        pool.shutdown(wait=True, cancel_futures=True)
+    yield from in_processes(_work, tasks, workers, _start, (asdict(study.request), str(study.out)))
 
 
 _worker: dict[str, Study] = {}

@@ -16,7 +16,7 @@ from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 
@@ -27,6 +27,8 @@ from robustscope.runs.plan import Subjects, load_subjects
 from robustscope.runs.store import missing_shards, read_plan, shard_path
 
 Report = Callable[[int, int], None]
+Task = TypeVar("Task")
+Done = TypeVar("Done")
 
 
 @contextmanager
@@ -132,6 +134,40 @@ def _start_worker(run: str, parent: int) -> None:
 def _work(index: int) -> int:
     _run_one(_worker["plan"], _worker["run"], _worker["subjects"], index)
     return index
+
+
+def in_processes(
+    work: Callable[[Task], Done],
+    tasks: Sequence[Task],
+    workers: int,
+    start: Callable[..., None],
+    facts: tuple[Any, ...],
+) -> Generator[Done]:
+    """Do tasks in fresh processes of one thread; yield what each returns, as they come.
+
+    Args:
+        work: of a module, called in the processes.
+        tasks: one or more.
+        workers: processes, at most as many as tasks.
+        start: called once in each process with ``facts`` and the id of this process, to end with it: :func:`end_with`.
+        facts: plain data.
+
+    Raises:
+        StoreError: if a worker died; what the others stored is kept.
+    """
+    context = multiprocessing.get_context("spawn")
+    pool = ProcessPoolExecutor(min(workers, len(tasks)), context, start, (*facts, os.getpid()))
+    try:
+        for future in as_completed([pool.submit(work, task) for task in tasks]):
+            yield future.result()
+    except BrokenProcessPool as error:
+        raise StoreError(
+            "a worker process ended unexpectedly",
+            "workers that live are allowed",
+            "Memory may have run out: use fewer workers, and give the same command again; nothing stored is lost.",
+        ) from error
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
 
 
 def run_in_processes(plan: Mapping[str, Any], run: Path, wanted: Sequence[int], workers: int, report: Report) -> None:
