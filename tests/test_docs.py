@@ -146,6 +146,7 @@ PAGES_THAT_RUN = [
             "adding",
             "models",
             "data",
+            "what-models-look-at",
             "threat-sets",
             "black-box",
             "autoattack",

@@ -7,7 +7,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor, nn
 
-from robustscope.core.errors import ModelError, UnknownName, did_you_mean
+from robustscope.core.errors import InvalidValue, ModelError, UnknownName, did_you_mean
 from robustscope.core.types import Ledger
 from robustscope.models.classifier import Classifier
 
@@ -63,3 +63,27 @@ def tap(model: Classifier, layer: str) -> Classifier:
     if layer not in known:
         raise UnknownName(f"the layer {layer!r} was given", "", did_you_mean(layer, known))
     return replace(model, module=Tapped(model, layer), mean=None, std=None, class_names=None, ledger=Ledger())
+
+
+def penultimate(model: Classifier) -> str:
+    """Return the name of the layer whose activations the last linear layer turns into logits.
+
+    Layers are taken in the order in which they were registered, which is that of forward for most networks; for others
+    name the layer yourself.
+
+    Raises:
+        InvalidValue: if the network has no linear layer, or nothing before it.
+
+    Example:
+        >>> penultimate(Classifier(nn.Sequential(nn.Linear(4, 5), nn.ReLU(), nn.Linear(5, 3)).eval()))
+        '1'
+    """
+    leaves = [(name, part) for name, part in model.module.named_modules() if name and not list(part.children())]
+    last = max((place for place, (_, part) in enumerate(leaves) if isinstance(part, nn.Linear)), default=0)
+    if not last:
+        raise InvalidValue(
+            f"a {type(model.module).__name__} was given, in which no linear layer follows another layer",
+            "a network that ends in a linear layer is allowed here",
+            "Name the layer whose activations you mean, as named_modules has it.",
+        )
+    return leaves[last - 1][0]
