@@ -102,6 +102,11 @@ class Network:
             return values, gradient, logits
         return values.detach(), gradient, logits.detach()
 
+    def settle(self) -> None:
+        """Count the rows of the backward pass that the loop has just run."""
+        self.backward_rows += self._pending
+        self._pending = 0
+
     def weight_gradients(self, losses: Tensor, weights: Sequence[Tensor], factor: float) -> tuple[Tensor, ...]:
         """Return the gradients of ``factor * losses.sum()`` in some weights, for an objective that needs them itself.
 
@@ -210,11 +215,6 @@ class Network:
         if len(found) != 1:
             raise _uncut(f"it passes through that layer {len(found)} times")
         return logits, found[0]
-
-    def settle(self) -> None:
-        """Count the rows of the backward pass that the loop has just run."""
-        self.backward_rows += self._pending
-        self._pending = 0
 
     @contextmanager
     def mode(self, mode: Mode) -> Generator[None]:
