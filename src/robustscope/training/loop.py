@@ -195,7 +195,7 @@ class Training:
         return (total / count).item()
 
     def _batch(self, ids: list[int], name: str, batch: int, within: float) -> Tensor:
-        """Train on one batch and return the sum of the losses of this process's rows."""
+        """Train on one batch and return the sum of the losses of this process's rows, the mean of several updates."""
         done = (self.epoch + within) / self.recipe.epochs
         for group in self.optimizer.param_groups:
             group["lr"] = self.recipe.learning_rate * self.rate(done) * 0.5**self.attempt
@@ -217,10 +217,12 @@ class Training:
         terms = self.objective.function(
             self.network, x, y, threat, draws=draws.within(self.objective.name), step=step, **self.parameters
         )
+        updates = 0
         for term in terms:
             self._descend(term, len(ids))
             total += term.losses.detach().sum()
-        return total
+            updates += term.update
+        return total / updates
 
     def _descend(self, term: Term, count: int) -> None:
         """Send a loss backward, and update the weights if it asks for that."""
