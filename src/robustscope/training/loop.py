@@ -75,6 +75,7 @@ def train(
     module: nn.Module | None = None,
     trackers: Sequence[Tracker] = (),
     progress: Progress | None = None,
+    given: Any = None,
 ) -> Trained:
     """Train a network as a recipe says.
 
@@ -87,6 +88,8 @@ def train(
             weights alone, for there is no description of its layers.
         trackers: called with each row of the history.
         progress: called with (updates done, updates in all) after each batch.
+        given: what the objective needs besides the recipe, such as a generator or masks of your own, in place of what its
+            parameters name; it must be the same when a training is resumed.
 
     Returns:
         The network and its history.
@@ -103,7 +106,7 @@ def train(
         ['alignment', 'attempt', 'backward']
     """
     with kept_randomness():
-        return Training(recipe, out, data, module, trackers, progress).run()
+        return Training(recipe, out, data, module, trackers, progress, given).run()
 
 
 class Training:
@@ -117,6 +120,7 @@ class Training:
         module: nn.Module | None,
         trackers: Sequence[Tracker],
         progress: Progress | None,
+        given: Any = None,
     ) -> None:
         self.recipe, self.out = recipe, Path(out) if out is not None else None
         self.trackers, self.progress = trackers, progress
@@ -125,6 +129,8 @@ class Training:
         self.threat = ThreatModel.parse(recipe.threat)
         self.device = check_device(recipe.device)
         self.samples: Samples = open_samples(recipe, data, self.device)
+        prepare = self.objective.prepare
+        self.given = prepare(self.samples, self.parameters) if given is None and prepare else given
         self.architecture: Architecture = architecture(recipe, self.samples.data, module)
         module = self.architecture.module.to(self.device).train()
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=recipe.precision == "float16")
@@ -206,6 +212,7 @@ class Training:
             self.recipe.batch_size,
             len(self.samples.data),
             self.memory,
+            self.given,
         )
         total = torch.zeros((), dtype=torch.float64, device=self.device)
         terms = self.objective.function(

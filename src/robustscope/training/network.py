@@ -98,6 +98,13 @@ class Network:
             return values, gradient, logits
         return values.detach(), gradient, logits.detach()
 
+    def count(self, forward: int, backward: int) -> None:
+        """Count rows that an objective sends through the weights by itself, such as bounds; ``backward`` only once the loop
+        sends their loss back.
+        """
+        self.forward_rows += forward
+        self._pending += backward
+
     def settle(self) -> None:
         """Count the rows of the backward pass that the loop has just run."""
         self.backward_rows += self._pending
