@@ -4,10 +4,10 @@ import dataclasses
 
 import pytest
 import torch
-from objective_bed import Linear, call, rectified
 from torch import nn
 from torch.nn.functional import softplus
 
+from objective_bed import Linear, call, rectified
 from robustscope.core.draws import Draws
 from robustscope.core.errors import InvalidValue
 from robustscope.geometry.losses import cross_entropy
@@ -72,7 +72,8 @@ def test_local_linearity_finds_the_corner_of_a_linear_model():
     assert bool(((found - gaps).abs().amin(0) < 1e-9).all())
     close(term.losses, softplus(-bed.margin) + 4.0 * found + 3.0 * epsilon * bed.dual("linf") * slope)
     # Two corners, and both are found: the start decides.
-    assert bool(((found - gaps[0]).abs() < 1e-9).any()) and bool(((found - gaps[1]).abs() < 1e-9).any())
+    assert bool(((found - gaps[0]).abs() < 1e-9).any())
+    assert bool(((found - gaps[1]).abs() < 1e-9).any())
 
 
 @pytest.mark.parametrize("name", ["input_gradient", "local_linearity", "manifold"])
@@ -141,7 +142,8 @@ def test_gaussian_noise_has_its_standard_deviation_and_is_the_samples_own():
     call("gaussian_noise", None, bed.x, bed.y.clamp(max=0), "linf:0", network=network, sigma=0.4, copies=2)
     noise = torch.stack(seen) - bed.x
     assert noise.std().item() == pytest.approx(0.4, rel=0.02)
-    assert abs(noise.mean().item()) < 0.01 and noise.amax() > 1
+    assert abs(noise.mean().item()) < 0.01
+    assert noise.amax() > 1
     assert not torch.equal(noise[0], noise[1])
     # With a linear model the noise of the margin is sigma ||w||_2.
     assert (noise @ bed.w).std().item() == pytest.approx(0.4 * bed.w.norm().item(), rel=0.03)

@@ -123,6 +123,22 @@ def trace(model: Classifier, x: Tensor, dtype: torch.dtype | None = None) -> tup
     return graph, logits
 
 
+def live(model: Classifier, x: Tensor) -> Graph:
+    """Return the graph of a network in training: its numbers are the module's own weights, and carry gradients to them.
+
+    Unlike :func:`trace` it sends no row of ``x`` through the module, and so does not check that graph and module agree.
+    Batch norm has its running statistics, and dropout does nothing, as in evaluation mode.
+
+    Args:
+        model: in evaluation mode.
+        x: (B, *S), B >= 1; only shape, dtype and device are used.
+
+    Raises:
+        InvalidValue: for a layer that bounds cannot pass, naming it, and for code that cannot be traced.
+    """
+    return _Builder(model, x, live=True).build()
+
+
 _FLAGGED = ("relu", "relu6", "leaky_relu", "hardtanh", "dropout")
 """Functions with an argument ``inplace``."""
 
@@ -144,8 +160,8 @@ class _Tracer(fx.Tracer):
 class _Builder:
     """Walks the traced code once and turns each call into nodes."""
 
-    def __init__(self, model: Classifier, x: Tensor) -> None:
-        self.model, self.module, self.like = model, model.module, x
+    def __init__(self, model: Classifier, x: Tensor, live: bool = False) -> None:
+        self.model, self.module, self.like, self.live = model, model.module, x, live
         self.nodes = [Node(None, (), tuple(x.shape[1:]), "input")]
         self.values: dict[fx.Node, Any] = {}  # a Made for what depends on the input, the thing itself otherwise
         self.at = ""
@@ -197,7 +213,7 @@ class _Builder:
 
     def weight(self, tensor: Tensor) -> Tensor:
         """Return a constant of the network in the dtype of the bounds."""
-        return tensor.detach().to(self.like)
+        return (tensor if self.live else tensor.detach()).to(self.like)
 
     def _finished(self, result: Any) -> Graph:
         made = self.values.get(result) if isinstance(result, fx.Node) else None
