@@ -4,10 +4,10 @@ import dataclasses
 
 import pytest
 import torch
-from objective_bed import Linear, call, rectified
 from torch import nn
 from torch.nn.functional import softplus
 
+from objective_bed import Linear, call, rectified
 from robustscope.attacks.cards import ATTACKS
 from robustscope.certify import certify
 from robustscope.certify.operations import Matrix
@@ -125,14 +125,17 @@ def test_ledgers_count_rows_and_forms(name, monkeypatch):
     training = Training(recipe, None, None, None, (), None)
     first = training.network.module[1]
     first.register_forward_pre_hook(lambda module, inputs: rows.__setitem__(0, rows[0] + len(inputs[0])))
-    for door in ("forward", "spread", "backward"):
 
-        def counted(self, *values, door=getattr(Matrix, door)):
+    def counting(door):
+        def counted(self, *values):
             if self.weight is first.weight and len(values[0]) > 2:  # a probe of two rows finds the shapes
                 rows[0] += len(values[0])
             return door(self, *values)
 
-        monkeypatch.setattr(Matrix, door, counted)
+        return counted
+
+    for door in ("forward", "spread", "backward"):
+        monkeypatch.setattr(Matrix, door, counting(getattr(Matrix, door)))
     training._epoch()
     stated = card.passes({**card.resolve(card.quick), "classes": 10})
     assert rows[0] == 70 * stated.forward
