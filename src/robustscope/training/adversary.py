@@ -21,6 +21,7 @@ def ascend(
     steps: int,
     relative_step_size: float,
     mode: Mode = "eval",
+    mask: Tensor | None = None,
 ) -> Tensor:
     """Return the last point of steepest ascent, projected on the threat set after each step: (B, *S), no graph.
 
@@ -37,6 +38,7 @@ def ascend(
         relative_step_size: step size as a fraction of epsilon.
         mode: mode of the network meanwhile. In "train" each step moves the running statistics of batch norm, as in the
             published code of Madry, FREE and FAST; TRADES attacks in "eval".
+        mask: (B, *S) or what broadcasts to it, for a network that is shown ``mask * point``; None shows it all.
 
     Source: Madry et al. 2018, arXiv:1706.06083, Sec. 2.1.
     """
@@ -44,7 +46,8 @@ def ascend(
     point = start.detach()
     with network.mode(mode):
         for _ in range(steps):
-            _, gradient, _ = network.input_gradient(losses, point)
+            _, gradient, _ = network.input_gradient(losses, point if mask is None else mask * point)
+            gradient = gradient if mask is None else mask * gradient
             with torch.no_grad():
                 point = balls.project(threat, x, point + size * balls.steepest(threat.norm, gradient))
     return point
