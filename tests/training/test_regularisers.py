@@ -180,3 +180,14 @@ def test_without_a_threat_it_is_standard_training_bit_for_bit(name):
     plain, other = (train(r) for r in (recipe, dataclasses.replace(recipe, objective=name, parameters=settings)))
     for a, b in zip(plain.module.parameters(), other.module.parameters(), strict=True):
         assert torch.equal(a, b)
+
+
+@pytest.mark.parametrize("name", ["local_linearity", "manifold"])
+def test_dropout_drops_the_same_in_what_is_compared(name):
+    # At radius 0 the two points are one: whatever differs would be the dropout's.
+    module = nn.Sequential(nn.Linear(6, 50), nn.ReLU(), nn.Dropout(0.5), nn.Linear(50, 3)).double()
+    x, y = torch.rand(8, 6, dtype=torch.float64), torch.tensor([0, 1, 2, 0, 1, 2, 0, 1])
+    (one,) = call(name, module, x, y, "linf:0")
+    (two,) = call(name, module, x, y, "linf:0")
+    assert not one.notes["gap" if name == "local_linearity" else "outputs"].any()
+    assert not torch.equal(one.losses, two.losses)  # but another time it drops others

@@ -12,6 +12,7 @@ from robustscope.core.draws import Draws
 from robustscope.core.types import ThreatModel
 from robustscope.geometry import balls
 from robustscope.geometry.losses import cross_entropy
+from robustscope.models.randomness import kept_randomness
 from robustscope.training.adversary import random_point
 from robustscope.training.cards import Passes, Step, Term, register
 from robustscope.training.network import Losses, Mode, Network
@@ -47,7 +48,7 @@ def local_linearity(
     relative_step_size: float = 1.0,
     weight: float = 4.0,
     slope_weight: float = 3.0,
-    mode: Mode = "eval",
+    mode: Mode = "train",
 ) -> Iterator[Term]:
     """Train on J(x) + weight * |J(x + d) - J(x) - d . g| + slope_weight * |d . g|, g the gradient of J at x.
 
@@ -66,7 +67,8 @@ def local_linearity(
         relative_step_size: as a fraction of epsilon.
         weight: of the distance from the plane; 4 in Qin et al. and, on CIFAR-10, in Yang et al.
         slope_weight: of the growth along the plane; 3 in the same.
-        mode: mode of the network while d is searched.
+        mode: mode of the network while d is searched; "train" searches on the network whose plane it is, dropout included,
+            and moves the running statistics of batch norm.
 
     Source: Qin et al. 2019, arXiv:1907.02610, Eq. 9 and Alg. 1; settings of Yang et al. 2020, arXiv:2003.02460, App. D.
 
@@ -74,8 +76,9 @@ def local_linearity(
         both terms are those of Eq. 9, for each sample by itself. Everything is trained through, J(x) and g included.
     """
     losses = partial(cross_entropy, y=y)
-    values, gradient, _ = network.input_gradient(losses, x, graph=True)
     start = random_point(x, threat, draws, "start")
+    with kept_randomness():  # dropout drops the same in all that is compared: it is one network
+        values, gradient, _ = network.input_gradient(losses, x, graph=True)
     plane = values.detach(), gradient.detach()
     with network.mode(mode):
         point = _furthest(network, x, threat, losses, start, plane, steps, relative_step_size)
@@ -101,7 +104,8 @@ def _furthest(
     size = (relative_step_size * threat.radius(x)).view(shape)
     point = start
     for _ in range(steps):
-        there, steepness, _ = network.input_gradient(losses, point)
+        with kept_randomness():
+            there, steepness, _ = network.input_gradient(losses, point)
         with torch.no_grad():
             side = (there - height - ((point - x) * slope).flatten(1).sum(1)).sign()
             upward = side.view(shape) * (steepness - slope)

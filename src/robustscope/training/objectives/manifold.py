@@ -13,6 +13,7 @@ from robustscope.core.errors import InvalidValue
 from robustscope.core.types import ThreatModel
 from robustscope.geometry import balls
 from robustscope.geometry.losses import cross_entropy
+from robustscope.models.randomness import kept_randomness
 from robustscope.training.cards import Passes, Step, Term, register
 from robustscope.training.network import Network
 
@@ -80,9 +81,9 @@ def manifold(
     logits = network.logits(x)
     radius = threat.radius(x).view(-1, *([1] * (x.dim() - 1)))
     reach = radius * torch.where(draws.uniform("corner", x) < 0, -1.0, 1.0).to(x)
-    (above, patterns_above), (below, patterns_below) = (
-        _seen(network, balls.project(threat, x, x + sign * reach)) for sign in (1, -1)
-    )
+    with kept_randomness():  # dropout drops the same at both points
+        above, patterns_above = _seen(network, balls.project(threat, x, x + reach))
+    below, patterns_below = _seen(network, balls.project(threat, x, x - reach))
     apart = (above - below).square().sum(1)
     notes = {"outputs": apart.detach(), "stable": (above.argmax(1) == logits.argmax(1)).to(x)}
     loss = cross_entropy(logits, y) + output_weight * apart
