@@ -63,16 +63,21 @@ class Graph:
 
     def evaluate(self, x: Tensor) -> Tensor:
         """Return the logits (B, K) of inputs (B, *S) before normalisation, by the graph alone."""
-        values: list[Tensor] = []
-        for node in self.nodes:
+        return self.carry(x, 0, len(self.nodes) - 1)
+
+    def carry(self, value: Tensor, start: int, end: int) -> Tensor:
+        """Return the value (B, *T) of node ``end`` for a value (B, *S) of node ``start``.
+
+        Every node between them must be made of nodes from ``start`` on.
+        """
+        values = {start: value}
+        for number, node in enumerate(self.nodes[start + 1 : end + 1], start + 1):
             given = [values[i] for i in node.inputs]
-            if node.operation is None:
-                values.append(x)
-            elif isinstance(node.operation, Affine):
-                values.append(node.operation.forward(*given))
-            else:
-                values.append(node.operation.value(given[0]))
-        return values[-1]
+            if isinstance(node.operation, Affine):
+                values[number] = node.operation.forward(*given)
+            elif node.operation is not None:
+                values[number] = node.operation.value(given[0])
+        return values[end]
 
     def above(self, start: int) -> set[int]:
         """Return the nodes that ``start`` is made of, itself included."""
