@@ -1,6 +1,7 @@
 """Objectives that are given something: a generator of each class, or masks."""
 
 import dataclasses
+from functools import partial
 
 import pytest
 import torch
@@ -10,8 +11,13 @@ from torch.nn.functional import softplus
 
 from objective_bed import Linear, call, rectified
 from robustscope.core.errors import RobustscopeError
+from robustscope.core.types import ThreatModel
+from robustscope.data.arrays import from_tensors
+from robustscope.data.datasets import load_data
+from robustscope.geometry.losses import cross_entropy
 from robustscope.limits.generators import PPCA
 from robustscope.training import OBJECTIVES, Recipe, train
+from robustscope.training.adversary import ascend
 from robustscope.training.cards import Step
 from robustscope.training.loop import Training
 from robustscope.training.network import Network
@@ -184,3 +190,32 @@ def test_nothing_depends_on_the_batch(name):
         for i in range(9)
     ]
     torch.testing.assert_close(torch.cat(parts), whole.losses, atol=1e-12, rtol=0)
+
+
+def cluttered(count):
+    """Return digits pasted on random clutter of 16 x 16, their masks (the square they fill), and their classes."""
+    data = load_data("digits#train")
+    generator = torch.Generator().manual_seed(0)
+    x, masks = torch.rand(count, 1, 16, 16, generator=generator), torch.zeros(count, 1, 16, 16)
+    places = torch.randint(3, 6, (count, 2), generator=generator).tolist()
+    for i, (digit, (row, column)) in enumerate(zip(data.read(range(count)), places, strict=True)):
+        x[i, :, row : row + 8, column : column + 8] = digit
+        masks[i, :, row : row + 8, column : column + 8] = 1
+    return x, masks, torch.as_tensor(data.labels[:count])
+
+
+def test_on_clutter_the_foreground_is_worth_more_than_a_random_mask_and_than_none():
+    x, masks, y = cluttered(1297)
+    shuffled = torch.rand(masks.shape, generator=torch.Generator().manual_seed(1)).flatten(1).argsort(1).argsort(1) < 64
+    kinds = {"foreground": masks, "random": shuffled.view_as(masks).float(), "none": torch.ones_like(masks)}
+    recipe = dataclasses.replace(RECIPE, threat="linf:0.1", model_parameters={"hidden": [64]}, samples="all", epochs=12)
+    recipe = dataclasses.replace(recipe, parameters={"steps": 2, "relative_step_size": 0.6}, batch_size=128)
+    kept, held = list(range(1000)), slice(1000, 1297)
+    accuracy, threat, losses = {}, ThreatModel("linf", 0.1), partial(cross_entropy, y=y[held])
+    for kind, mask in kinds.items():
+        network = Network(train(recipe, data=from_tensors(x[kept], y[kept]), given=mask).module)
+        start, seen = x[held], mask[held]
+        x_adv = ascend(network, start, threat, losses, start, steps=20, relative_step_size=0.2, mask=seen)
+        accuracy[kind] = (network.logits(seen * x_adv).argmax(1) == y[held]).double().mean().item()
+    assert accuracy["foreground"] > accuracy["none"] + 0.05
+    assert accuracy["foreground"] > accuracy["random"] + 0.05

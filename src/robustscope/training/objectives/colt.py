@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
+from typing import Any
 
 from torch import Tensor
 
@@ -25,6 +26,11 @@ BIBTEX = """@inproceedings{balunovic2020adversarial,
 }"""
 
 
+def _passes(parameters: Mapping[str, Any]) -> Passes:
+    rows = (parameters["steps"] + 1) * (2 if parameters["mix"] else 1)
+    return Passes(rows, rows)
+
+
 @register(
     "colt",
     version=1,
@@ -32,8 +38,8 @@ BIBTEX = """@inproceedings{balunovic2020adversarial,
     bibtex=BIBTEX,
     norms=("linf",),
     kind="certified",
-    passes=lambda p: Passes(2 * (p["steps"] + 1), 2 * (p["steps"] + 1)),
-    quick={"steps": 2},
+    passes=_passes,
+    quick={"steps": 2, "mix": 0.0},
 )
 def colt(
     network: Network,
@@ -59,7 +65,7 @@ def colt(
     with the loss of the one before, which fades out; the first with the clean loss.
 
     Passes that begin at a cut are counted as if they went through the whole network, so that the ledger states the most
-    they can cost; a stage after its beginning costs half of what the card says. Error terms carried through the frozen
+    they can cost; once the loss before has faded out, a stage costs half of what the card says. Error terms carried through the frozen
     layers are counted as partial rows; how many there are depends on the data.
 
     Args:
