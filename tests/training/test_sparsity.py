@@ -159,3 +159,13 @@ def test_dropout_is_of_the_training_alone():
 def test_bad_plans_are_refused(changes, text):
     with pytest.raises(RobustscopeError, match=text):
         dataclasses.replace(RECIPE, **changes)
+
+
+@pytest.mark.parametrize("method", ["magnitude", "surgery"])
+def test_gradients_of_pruned_weights_count_for_nothing_but_surgery(method):
+    module = nn.Linear(4, 2, bias=False)
+    pruner = Pruner(Sparsity(0.5, method=method, begin=0.0, end=0.0), module)
+    pruner.advance(0.0)
+    module(torch.ones(1, 4)).sum().backward()
+    pruner.mask_gradients()
+    assert int((module.weight.grad == 0).sum()) == (4 if method == "magnitude" else 0)
