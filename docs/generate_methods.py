@@ -20,6 +20,7 @@ from robustscope.core.registry import Card, Registry
 from robustscope.corruptions import CORRUPTIONS
 from robustscope.estimates import ESTIMATES
 from robustscope.limits import LIMITS
+from robustscope.training import OBJECTIVES, ObjectiveCard
 
 FOLDER = Path(__file__).resolve().parent / "methods"
 _NOTE = "<!-- Written by docs/generate_methods.py from the card and docstring of the method. Edit those instead. -->"
@@ -29,6 +30,7 @@ KINDS: dict[str, Registry] = {
     "Estimates of the robust radius": ESTIMATES,
     "Limits": LIMITS,
     "Corruptions": CORRUPTIONS,
+    "Training objectives": OBJECTIVES,
 }
 SAID = {
     "access": "Needs of the model",
@@ -42,6 +44,7 @@ SAID = {
     "family": "Family",
     "constants": "Constants",
     "severities": "Severities",
+    "kind": "Kind",
 }
 """Facts of cards that are shown as they are."""
 _NAME = re.compile(r"^ {4}([a-z_][a-z_0-9]*(?:, [a-z_][a-z_0-9]*)*): (.*)$")
@@ -84,6 +87,11 @@ def cell(text: str) -> str:
     return escape(flat(text)).replace("|", r"\|")
 
 
+def known_as(card: Card) -> str:
+    """Return the name of a method among methods of all kinds: an objective often has the name of its attack."""
+    return f"train-{card.name}" if isinstance(card, ObjectiveCard) else card.name
+
+
 def facts(card: Card) -> str:
     """Return what the card says, as a table."""
     rows = _of_attack(card) if isinstance(card, AttackCard) else _of_others(card)
@@ -96,6 +104,12 @@ def _of_others(card: Card) -> dict[str, str]:
         value = getattr(card, key, None)
         if value and not callable(value):
             rows[title] = ", ".join(map(str, value)) if isinstance(value, (tuple, list)) else str(value)
+    if isinstance(card, ObjectiveCard):
+        spent = card.passes(card.resolve())
+        partial = f", {spent.partial} through the first layer alone" if spent.partial else ""
+        rows["Cost with defaults"] = (
+            f"{spent.forward} forward and {spent.backward} backward rows{partial} for each visit of a sample"
+        )
     return {**rows, "Version": str(card.version), "Source": card.source}
 
 
@@ -137,7 +151,7 @@ def page(card: Card) -> str:
     if card.known_failures:
         rows = [f"- `{name}`: {escape(flat(reason))}." for name, reason in card.known_failures.items()]
         blocks += ["## Known failures of the contract", "\n".join(rows)]
-    blocks += ["## Code and citation", f"[{module}.py](../../src/{module}.py); `robustscope cite {card.name}`"]
+    blocks += ["## Code and citation", f"[{module}.py](../../src/{module}.py); `robustscope cite {known_as(card)}`"]
     return "\n\n".join(blocks) + "\n"
 
 
@@ -151,7 +165,7 @@ def index() -> str:
     blocks = ["# Methods", _NOTE, "## Attacks", "\n".join([*head, *rows])]
     for title, registry in KINDS.items():
         if registry is not ATTACKS:
-            rows = [f"| [{card.name}]({card.name}.md) | {cell(card.summary())} |" for card in registry]
+            rows = [f"| [{card.name}]({known_as(card)}.md) | {cell(card.summary())} |" for card in registry]
             blocks += [f"## {title}", "\n".join(["| Name | What it does |", "| --- | --- |", *rows])]
     return "\n\n".join(blocks) + "\n"
 
@@ -159,7 +173,7 @@ def index() -> str:
 def pages() -> Mapping[str, str]:
     """Return file name -> content of every page."""
     cards = [card for registry in KINDS.values() for card in registry]
-    return {"README.md": index(), **{f"{card.name}.md": page(card) for card in cards}}
+    return {"README.md": index(), **{f"{known_as(card)}.md": page(card) for card in cards}}
 
 
 def stale(folder: Path = FOLDER) -> list[str]:

@@ -289,6 +289,7 @@ def test_list_names_what_is_registered():
     listing = json.loads(out)
     assert code == 0
     kinds = {"attacks", "suites", "certifiers", "estimates", "probes", "limits", "corruptions", "data", "models"}
+    kinds |= {"objectives", "recipes", "architectures"}
     assert set(listing) == kinds
     assert all(entry["summary"] for kind in kinds - {"suites"} for entry in listing[kind])
     assert [entry["name"] for entry in listing["attacks"]] == [card.name for card in ATTACKS]
@@ -365,7 +366,10 @@ OPTIONS = {
     "verify": "--show --json",
     "universal": "--data --threat --samples --passes --step-batch --relative-step-size --seed --batch-size --threads "
     "--device --weights --mean --std --bounds --out --quiet --json",
+    "train": "--out --data --objective --model --threat --epsilon --epochs --seed --device --set --tracker --quiet --json",
     "corrupt": "--suite --constants --format --rounding --samples --seed --workers --quiet --json DATA OUT",
+    "video": "--k --labels --out --groups --unreviewed --seed --batch-size --threads --device --weights --mean --std "
+    "--bounds --quiet --json MODEL FRAMES",
     "list": "--json attacks suites",
     "check": "--json my_module:my_attack",
     "limits": "--against --norm --epsilons --classes --samples --seed --json",

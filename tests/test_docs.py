@@ -152,6 +152,8 @@ PAGES_THAT_RUN = [
             "trust",
             "certificates",
             "corruptions",
+            "video",
+            "masks",
             "limits",
         )
     ),
@@ -306,7 +308,8 @@ def test_stale_method_pages_are_found(tmp_path):
 
 def test_every_parameter_has_its_meaning_on_its_page():
     for card in (card for registry in generator().KINDS.values() for card in registry):
-        meanings = {row[0].strip("`"): row[2] for row in rows(read(f"docs/methods/{card.name}.md")) if len(row) == 3}
+        page = read(f"docs/methods/{generator().known_as(card)}.md")
+        meanings = {row[0].strip("`"): row[2] for row in rows(page) if len(row) == 3}
         assert all(meanings.get(name) for name in card.parameters), card.name
 
 

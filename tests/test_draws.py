@@ -133,3 +133,11 @@ def test_permutations_and_subsets():
     assert [sorted(g) for g in shuffled] == groups
     assert shuffled == subsets(0, "s", groups)
     assert groups == [[10, 11, 12, 13], [20, 21]]
+
+
+def test_words_hold_64_random_bits_of_their_sample():
+    draws = Draws(0, (5, 9, 2), "a")
+    whole = draws.words("p", 4000)
+    assert torch.equal(draws.select(torch.tensor([2, 0])).words("p", 4000), whole[[2, 0]])
+    bits = (whole[..., None] >> torch.arange(64)) & 1
+    assert float((bits.double().mean((0, 1)) - 0.5).abs().max()) < 4.5 * 0.5 / 12_000**0.5

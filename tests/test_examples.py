@@ -82,3 +82,13 @@ def test_the_limits_of_data_rise_with_the_radius(capsys):
     loss = bound.loss.tolist()
     assert loss == sorted(loss)
     assert 0 < loss[0] < loss[-1] <= 0.5
+
+
+def test_masks_help_at_one_radius_and_random_ones_do_not(capsys, threads):
+    rows = load("masked_training").main(epochs=4, samples=100)
+    printed = capsys.readouterr().out
+    assert "| foreground | 25.0" in printed
+    robust, clean = (rows.groupby("kind")[name].mean() for name in ("robust", "clean_correct"))
+    assert robust["foreground"] > robust["none"] + 0.05
+    assert robust["foreground"] > robust["random"] + 0.05
+    assert clean["foreground"] > clean["random"]

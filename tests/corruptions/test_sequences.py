@@ -183,3 +183,19 @@ def test_what_is_refused(call, error, says):
     with pytest.raises(error) as caught:
         call(pictures(1, 8))
     assert says in str(caught.value)
+
+
+def test_pictures_of_64_pixels_have_constants_of_their_own():
+    grey = torch.full((1, 3, 64, 64), 0.5)
+    for difficulty, sigma in ((1, 0.025), (2, 0.05), (3, 0.075)):
+        found = perturb("gaussian_noise", grey, difficulty=difficulty, rounding="none")
+        assert float((found[:, 1:] - 0.5).std()) == pytest.approx(sigma, rel=0.01)
+    counted = perturb("shot_noise", grey, rounding="none")
+    assert float((counted[:, 1:] - 0.5).std()) == pytest.approx(math.sqrt(0.5 / 500), rel=0.01)
+    x = pictures(1, 64)
+    frames = perturb("translate", x)[0]
+    assert len(frames) == 31
+    assert torch.equal((frames[20, ..., 5:] * 255).round(), (x[0, ..., :-5] * 255).round())
+    turned = perturb("motion_blur", x, rounding="none")[:, 4]
+    torch.testing.assert_close(turned, motion(x, 14, 3.0, [-130.0]).mul(255).round().div(255), atol=1e-6, rtol=0)
+    assert perturb("snow", x).shape[1] == perturb("tilt", x).shape[1] == 31

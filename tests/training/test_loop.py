@@ -94,12 +94,12 @@ def test_what_is_written_is_evaluated_as_it_is(tmp_path):
 
 def test_the_best_epoch_is_kept_and_patience_ends_the_training():
     # Scripted accuracies: the loop must keep the weights of the third epoch and stop two epochs later.
-    script = iter([0.1, 0.2, 0.5, 0.4, 0.3, 0.9])
+    script = iter([0.0, 0.1, 0.2, 0.5, 0.4, 0.3, 0.9])  # the first is of the network before training
     training = Training(dataclasses.replace(RECIPE, epochs=6, patience=2), None, None, None, (), None)
     look, seen = training._look, []
 
     def scripted():
-        seen.append(weights(training._averaged_module()))
+        seen.append(weights(training._averaged_module() or training.network.module))
         return dataclasses.replace(look(), robust=next(script))
 
     training._look = scripted
@@ -107,12 +107,12 @@ def test_the_best_epoch_is_kept_and_patience_ends_the_training():
     assert trained.best["epoch"] == 3
     assert len(trained.history) == 5
     assert "has not improved for 2 epochs" in trained.stopped
-    assert same(weights(trained.module), seen[2])
+    assert same(weights(trained.module), seen[3])
 
 
 @pytest.mark.parametrize("alarm", ["stop", "rollback", "warn"])
 def test_the_alarm_brings_back_the_weights_from_before(alarm):
-    script = iter([(0.5, 0.4), (0.6, 0.5), (0.9, 0.05), (0.6, 0.5), (0.6, 0.5), (0.6, 0.5)])
+    script = iter([(0.1, 0.1), (0.5, 0.4), (0.6, 0.5), (0.9, 0.05), (0.6, 0.5), (0.6, 0.5), (0.6, 0.5)])
     training = Training(dataclasses.replace(RECIPE, alarm=alarm, average="none"), None, None, None, (), None)
     look, seen = training._look, []
 
@@ -128,12 +128,23 @@ def test_the_alarm_brings_back_the_weights_from_before(alarm):
         assert len(trained.history) == 4
     elif alarm == "stop":
         assert "catastrophic overfitting" in trained.stopped
-        assert same(weights(trained.module), seen[1])
+        assert same(weights(trained.module), seen[2])
         assert trained.history[-1]["undone"]
     else:
         assert [row["epoch"] for row in trained.history] == [1, 2, 3, 3, 4]
         assert [row["attempt"] for row in trained.history] == [0, 0, 0, 1, 1]
-        assert not same(seen[2], seen[3])
+        assert not same(seen[3], seen[4])
+
+
+def test_what_was_no_better_is_not_gone_back_to():
+    # From the first look on, FGSM misses what PGD finds: going back would never end.
+    script = iter([(0.6, 0.05)] * 5)
+    training = Training(dataclasses.replace(RECIPE, alarm="rollback", average="none"), None, None, None, (), None)
+    look = training._look
+    training._look = lambda: dataclasses.replace(look(), **dict(zip(("fgsm", "robust"), next(script), strict=True)))
+    trained = training.run()
+    assert [row["attempt"] for row in trained.history] == [0, 0, 0, 0]
+    assert all("catastrophic overfitting" in row["remark"] for row in trained.history)
 
 
 def test_ledgers_count_what_the_cards_say():

@@ -9,6 +9,7 @@ from typing import Annotated
 from cyclopts import Parameter
 
 from robustscope.core.errors import UnknownName, did_you_mean
+from robustscope.core.registry import Card
 
 OWN = """@software{robustscope,
   title = {robustscope: how robust is a neural network really},
@@ -30,9 +31,11 @@ def command(
     from robustscope.limits import LIMITS
     from robustscope.probes import PROBES
     from robustscope.runs.store import read_plan
+    from robustscope.training import OBJECTIVES
 
     registries = (PROBES, CORRUPTIONS, LIMITS, ESTIMATES, CERTIFIERS, ATTACKS)
-    known = {card.name: card for registry in registries for card in registry}
+    known: dict[str, Card] = {card.name: card for registry in registries for card in registry}
+    known |= {f"train-{card.name}": card for card in OBJECTIVES}
     names: list[str] = []
     sources: dict[str, None] = {}
     for item in what:

@@ -134,14 +134,14 @@ def cores() -> int:
 
 
 class Bar:
-    """A progress bar on the terminal's error stream: samples, rate, remaining time."""
+    """A progress bar on the terminal's error stream: samples (or whatever is counted), rate, remaining time."""
 
-    def __init__(self, quiet: bool) -> None:
+    def __init__(self, quiet: bool, unit: str = "samples") -> None:
         self._progress = Progress(
             TextColumn("{task.description}"),
             BarColumn(),
             MofNCompleteColumn(),
-            TextColumn("samples"),
+            TextColumn(unit),
             TextColumn("{task.fields[rate]}"),
             TimeElapsedColumn(),
             TextColumn("left"),

@@ -23,6 +23,7 @@ _SHOWN = (
     "severities",
     "sound",
     "subject",
+    "kind",
     "summary",
 )
 
@@ -34,7 +35,19 @@ def _plain(card: Card, **facts: Any) -> dict[str, Any]:
 def command(
     kind: Annotated[
         Literal[
-            "all", "attacks", "suites", "certifiers", "estimates", "probes", "limits", "corruptions", "data", "models"
+            "all",
+            "attacks",
+            "suites",
+            "certifiers",
+            "estimates",
+            "probes",
+            "limits",
+            "corruptions",
+            "objectives",
+            "recipes",
+            "architectures",
+            "data",
+            "models",
         ],
         Parameter(help="What to list."),
     ] = "all",
@@ -42,7 +55,7 @@ def command(
     *,
     json: Json = False,
 ) -> int:
-    """List attacks, suites, certifiers, estimates, probes, limits, corruptions, and the sources of data and models.
+    """List what there is: attacks, certifiers, probes, corruptions, objectives, recipes, sources of data and models, ...
 
     The tables are short; --json also says goals, aim, version and source of every method.
     """
@@ -53,8 +66,10 @@ def command(
     from robustscope.estimates import ESTIMATES
     from robustscope.limits import LIMITS
     from robustscope.models.loading import LOADERS
+    from robustscope.models.zoo import ARCHITECTURES
     from robustscope.probes import PROBES
     from robustscope.runs.plan import known_suites
+    from robustscope.training import OBJECTIVES, recipes
 
     listing = {
         "attacks": [
@@ -85,6 +100,12 @@ def command(
             )
             for card in CORRUPTIONS
         ],
+        "objectives": [_plain(card, kind=card.kind, norms=list(card.norms)) for card in OBJECTIVES],
+        "recipes": [
+            {"name": name, "summary": path.read_text(encoding="utf-8").split("\n", 1)[0].removeprefix("# ")}
+            for name, path in recipes().items()
+        ],
+        "architectures": [_plain(card) for card in ARCHITECTURES],
         "data": [
             {"name": card.name, "example": card.example, "summary": card.summary(), "source": card.source}
             for card in SOURCES

@@ -8,7 +8,7 @@ on the device or the dtype that asks.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -27,11 +27,23 @@ def key(seed: int, scope: str, purpose: str, sample: int) -> int:
         >>> key(0, "pgd", "start/0", 7) == key(0, "pgd", "start/0", 7) != key(0, "pgd", "start/1", 7)
         True
     """
-    digest = hashlib.blake2b(digest_size=8)
-    for part in (str(seed), scope, purpose, str(sample)):
-        raw = part.encode()
-        digest.update(len(raw).to_bytes(4, "little") + raw)
-    return int.from_bytes(digest.digest(), "little") >> 1
+    return next(_keys(seed, scope, purpose, (sample,)))
+
+
+def _keys(seed: int, scope: str, purpose: str, samples: Iterable[int]) -> Iterator[int]:
+    """Yield the key of each sample, after what they share has been hashed once."""
+    shared = hashlib.blake2b(digest_size=8)
+    for part in (str(seed), scope, purpose):
+        shared.update(_framed(part))
+    for sample in samples:
+        digest = shared.copy()
+        digest.update(_framed(str(sample)))
+        yield int.from_bytes(digest.digest(), "little") >> 1
+
+
+def _framed(part: str) -> bytes:
+    raw = part.encode()
+    return len(raw).to_bytes(4, "little") + raw
 
 
 @dataclass(frozen=True)
@@ -93,6 +105,15 @@ class Draws:
         self._fill(purpose, out, lambda generator, row: row.random_(low, high, generator=generator))
         return out
 
+    def words(self, purpose: str, count: int) -> Tensor:
+        """Return ``count`` words of 64 random bits for each sample: int64 (B, count) on the CPU.
+
+        A word costs little more than one uniform number, and holds four numbers of 16 bits.
+        """
+        out = torch.empty(len(self.ids), count, dtype=torch.int64)
+        self._fill(purpose, out, lambda generator, row: row.random_(-(2**63), None, generator=generator))
+        return out
+
     def _each(self, purpose: str, like: Tensor, draw: Callable[[torch.Generator, Tensor], object]) -> Tensor:
         out = torch.empty(like.shape, dtype=torch.float32)
         self._fill(purpose, out, draw)
@@ -107,11 +128,12 @@ class Draws:
             )
         generator = torch.Generator()
         before: tuple[int, Tensor] | None = None
-        for row, sample in zip(out, self.ids, strict=True):
+        keys = _keys(self.seed, self.scope, purpose, self.ids)
+        for row, sample, own in zip(out.unbind(), self.ids, keys, strict=True):
             if before is not None and before[0] == sample:
                 row.copy_(before[1])
             else:
-                draw(generator.manual_seed(key(self.seed, self.scope, purpose, sample)), row)
+                draw(generator.manual_seed(own), row)
             before = sample, row
 
 

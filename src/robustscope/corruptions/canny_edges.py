@@ -13,7 +13,7 @@ from robustscope.corruptions.tables import check_severity
 
 @register(
     "canny_edges",
-    version=1,
+    version=2,
     source="Mu & Gilmer, 2019, arXiv:1906.02337, Sec. 3; Canny, 1986",
     bibtex=MU,
     family="drawing",

@@ -38,6 +38,7 @@ class CorruptionCard(Card):
         channels: numbers of channels that it is defined for; None means any.
         severities: the largest severity; 1 for a corruption of one strength.
         constants: benchmarks for which the sources give constants of their own.
+        levels: whether all that it returns lies on 256 levels, so that the door need not bring it there.
         quick: hyper-parameters for the checks.
     """
 
@@ -46,6 +47,7 @@ class CorruptionCard(Card):
     channels: tuple[int, ...] | None = None
     severities: int = 5
     constants: tuple[str, ...] = ("imagenet-c", "tiny-imagenet-c", "cifar-10-c", "mnist-c")
+    levels: bool = False
     quick: Mapping[str, Any] = field(default_factory=dict)
 
 

@@ -61,7 +61,7 @@ def apply(
     card: CorruptionCard, x: Tensor, severity: int, *, draws: Draws, rounding: Rounding = "truncate", **parameters: Any
 ) -> Tensor:
     """As :func:`corrupt`, with a card, registered or not."""
-    check_pictures(card, x, draws, rounding)
+    check_form(card, x, draws, rounding)
     chosen = card.resolve(parameters)
     if not len(x):
         return x.clone()
@@ -70,14 +70,21 @@ def apply(
     out = torch.empty_like(x, requires_grad=False, memory_format=torch.contiguous_format)
     for first in range(0, len(x), size):
         rows = slice(first, first + size)
-        part = card.function(x[rows].detach().contiguous(), severity, draws=replace(own, ids=own.ids[rows]), **chosen)
-        if part.shape != out[rows].shape:
+        given, target = x[rows].detach().contiguous(), out[rows]
+        _check_values(given)
+        part = card.function(given, severity, draws=replace(own, ids=own.ids[rows]), **chosen)
+        if part.shape != target.shape:
             raise InvalidValue(
-                f"the corruption {card.name!r} returned {tuple(part.shape)} for {tuple(out[rows].shape)}",
+                f"the corruption {card.name!r} returned {tuple(part.shape)} for {tuple(target.shape)}",
                 "the shape of the inputs is allowed",
                 "Correct the function.",
             )
-        on_levels(out[rows].copy_(part).clamp_(0, 1), rounding)
+        if card.levels and size >= len(x):
+            return part.contiguous()
+        if card.levels:
+            target.copy_(part)
+        else:
+            on_levels(torch.clamp(part.detach().to(out.dtype), 0, 1, out=target), rounding)
     return out
 
 
@@ -102,6 +109,25 @@ def check_pictures(card: Pictured, x: Tensor, draws: Draws, rounding: Rounding) 
         InvalidType: for anything but a tensor of floats.
         InvalidValue: for another shape, other values, other ids or an unknown rounding.
     """
+    check_form(card, x, draws, rounding)
+    if len(x):
+        _check_values(x.detach())
+
+
+def _check_values(x: Tensor) -> None:
+    """Refuse values outside [0, 1]; of a part of a batch, so that it is in the cache when it is corrupted."""
+    # Two passes by vectors take less time than the one of aminmax().
+    least, most = float(x.amin()), float(x.amax())
+    if not (least >= 0 and most <= 1):
+        raise InvalidValue(
+            f"inputs with values in [{least:.4g}, {most:.4g}] were given",
+            "values in [0, 1] are allowed",
+            "Rescale them; normalisation belongs behind the corruption, into the classifier.",
+        )
+
+
+def check_form(card: Pictured, x: Tensor, draws: Draws, rounding: Rounding) -> None:
+    """As :func:`check_pictures`, without a look at the values."""
     if not isinstance(x, Tensor) or not x.is_floating_point():
         raise InvalidType(
             f"inputs of type {getattr(x, 'dtype', type(x).__name__)} were given",
@@ -114,13 +140,6 @@ def check_pictures(card: Pictured, x: Tensor, draws: Draws, rounding: Rounding) 
             f"inputs of shape {tuple(x.shape)} were given to {card.name!r}",
             f"pictures (B, C, H, W) with {wanted} are allowed",
             "Choose another corruption.",
-        )
-    least, most = (float(end) for end in x.detach().aminmax()) if len(x) else (0.0, 1.0)
-    if not (least >= 0 and most <= 1):
-        raise InvalidValue(
-            f"inputs with values in [{least:.4g}, {most:.4g}] were given",
-            "values in [0, 1] are allowed",
-            "Rescale them; normalisation belongs behind the corruption, into the classifier.",
         )
     if len(draws.ids) != len(x):
         raise InvalidValue(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional
@@ -83,14 +84,31 @@ def canny_of_levels(x: Tensor, low: float, high: float) -> Tensor:
         bool (B, H, W).
     """
     down, right = sobel(x, "nearest")
-    size = down.abs() + right.abs()
+    padded = [functional.pad(part, (1, 1, 1, 1)) for part in (down.abs().add_(right.abs()), down, right)]
+    size, down, right = (part.flatten() for part in padded)
+    # Few pixels have a gradient that counts; only those are compared with their neighbours.
+    places = _above(size, low)
+    here, down, right = (part.index_select(0, places) for part in (size, down, right))
+    row = padded[0].shape[-1]
+    around = (-row - 1, -row, 1 - row, -1, 1, row - 1, row, row + 1)
+    beside = {step: size.index_select(0, places + step) for step in around}
     flat = down.abs() < math.tan(math.pi / 8) * right.abs()
     steep = down.abs() > math.tan(3 * math.pi / 8) * right.abs()
     same = (down >= 0) == (right >= 0)
-    falling = (size > _around(size, -1, -1)) & (size > _around(size, 1, 1))
-    rising = (size > _around(size, -1, 1)) & (size > _around(size, 1, -1))
+    falling = (here > beside[-row - 1]) & (here > beside[row + 1])
+    rising = (here > beside[1 - row]) & (here > beside[row - 1])
     # Of two equal neighbours the later one gives way along rows and columns, both do along diagonals.
-    level = (size > _around(size, 0, -1)) & (size >= _around(size, 0, 1))
-    upright = (size > _around(size, -1, 0)) & (size >= _around(size, 1, 0))
+    level = (here > beside[-1]) & (here >= beside[1])
+    upright = (here > beside[-row]) & (here >= beside[row])
     largest = torch.where(flat, level, torch.where(steep, upright, torch.where(same, falling, rising)))
-    return connected(largest & (size > high), largest & (size > low))
+    strong, weak = (torch.zeros_like(padded[0], dtype=torch.bool) for _ in range(2))
+    weak.view(-1)[places[largest]] = True
+    strong.view(-1)[places[largest & (here > high)]] = True
+    return connected(strong[:, 1:-1, 1:-1], weak[:, 1:-1, 1:-1])
+
+
+def _above(size: Tensor, low: float) -> Tensor:
+    """Return where values (N,) lie above a threshold: int64. NumPy takes a third of the time on the CPU."""
+    if size.device.type != "cpu":
+        return (size > low).nonzero()[:, 0]
+    return torch.from_numpy(np.flatnonzero(size.numpy() > low))

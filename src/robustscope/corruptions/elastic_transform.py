@@ -7,7 +7,8 @@ from torch import Tensor
 
 from robustscope.core.draws import Draws
 from robustscope.corruptions.cards import HENDRYCKS, register
-from robustscope.corruptions.filters import gaussian, gaussian_field
+from robustscope.corruptions.filters import gaussian_field
+from robustscope.corruptions.numbers import unit as unit_numbers
 from robustscope.corruptions.resample import affine, look_up, pixels
 from robustscope.corruptions.tables import Constants, benchmark, constant
 
@@ -21,7 +22,7 @@ ELASTIC = {
 
 @register(
     "elastic_transform",
-    version=1,
+    version=2,
     source="Hendrycks & Dietterich, 2019, arXiv:1903.12261, Sec. 4.1; Simard et al., 2003",
     bibtex=HENDRYCKS,
     family="digital",
@@ -58,13 +59,8 @@ def elastic_transform(x: Tensor, severity: int, *, draws: Draws, constants: Cons
     x = affine(x, _inverse_map(x, moves.cpu()), "mirror")
     if shift == 0:
         return x
-    # One draw for both directions; gaussian() sums slices, which is faster while the kernel is short.
-    field = draws.uniform("field", x.new_empty(len(x), 2, *x.shape[-2:]))
-    if smooth * unit * 3 < side / 4:
-        field = gaussian(field, smooth * unit, truncate=3.0, edge="reflect")
-    else:
-        field = gaussian_field(field.flatten(0, 1), smooth * unit).view_as(field)
-    field = field * (shift * unit)
+    field = unit_numbers(draws, "field", x.new_empty(len(x), 2, *x.shape[-2:]))
+    field = gaussian_field(field, smooth * unit).mul_(shift * unit)
     columns, rows = pixels(x)
     return look_up(x, columns + field[:, 0], rows + field[:, 1], "reflect").clamp(0, 1)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
 from robustscope.core.draws import Draws
@@ -22,7 +23,7 @@ LEAST = {"mnist-c": 256}
 
 @register(
     "fog",
-    version=1,
+    version=2,
     source="Hendrycks & Dietterich, 2019, arXiv:1903.12261, Sec. 4.1",
     bibtex=HENDRYCKS,
     family="weather",
@@ -54,4 +55,4 @@ def fog(x: Tensor, severity: int, *, draws: Draws, constants: Constants = "auto"
     side = max(LEAST.get(benchmark(constants, x), 2), 1 << (max(height, width) - 1).bit_length())
     clouds = plasma(draws.uniform("plasma", x.new_empty(len(x), side, side)), decay)[:, None, :height, :width]
     brightest = x.amax((1, 2, 3), keepdim=True)
-    return ((x + amount * clouds) * (brightest / (brightest + amount))).clamp(0, 1)
+    return torch.add(x, clouds, alpha=amount).mul_(brightest / (brightest + amount)).clamp_(0, 1)

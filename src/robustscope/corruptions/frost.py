@@ -59,10 +59,25 @@ def frost(x: Tensor, severity: int, *, draws: Draws, constants: Constants = "aut
     textures = frost_textures(SCALE[benchmark(constants, x)])
     height, width = textures.shape[-2:]
     place = draws.integers("texture", 3, 0, 2**31)
-    parts = []
-    for kind, top, left in zip((place[:, 0] % len(textures)).tolist(), *place[:, 1:].T.tolist(), strict=True):
-        rows = (torch.arange(x.shape[-2]) + top) % height
-        columns = (torch.arange(x.shape[-1]) + left) % width
-        parts.append(textures[kind].index_select(1, rows).index_select(2, columns))
-    layer = torch.stack(parts).to(device=x.device, dtype=x.dtype) / 255
-    return (weight * x + ice * (grey(layer) if x.shape[1] == 1 else layer)).clamp(0, 1)
+    kinds, tops, lefts = (place % torch.tensor([len(textures), height, width])).T.tolist()
+    layer = x.new_empty(len(x), 3, *x.shape[-2:])
+    for target, kind, top, left in zip(layer, kinds, tops, lefts, strict=True):
+        for rows, from_row in _pieces(x.shape[-2], top, height):
+            for columns, from_column in _pieces(x.shape[-1], left, width):
+                size = rows.stop - rows.start, columns.stop - columns.start
+                part = textures[kind].narrow(1, from_row, size[0]).narrow(2, from_column, size[1])
+                target[:, rows, columns] = part
+    layer.div_(255)
+    ices = grey(layer) if x.shape[1] == 1 else layer
+    return ices.mul_(ice).add_(x * weight).clamp_(0, 1)
+
+
+def _pieces(length: int, start: int, period: int) -> list[tuple[slice, int]]:
+    """Return the pieces of a line of so many pixels that lie on a texture without a break, and where they begin there."""
+    pieces, done = [], 0
+    while done < length:
+        place = (start + done) % period
+        size = min(length - done, period - place)
+        pieces.append((slice(done, done + size), place))
+        done += size
+    return pieces

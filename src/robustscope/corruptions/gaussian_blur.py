@@ -23,7 +23,7 @@ def legacy_axes(constants: Constants, x: Tensor) -> tuple[int, ...]:
 
 @register(
     "gaussian_blur",
-    version=1,
+    version=2,
     source="Hendrycks & Dietterich, 2019, arXiv:1903.12261, Appendix B",
     bibtex=HENDRYCKS,
     family="blur",

@@ -6,6 +6,7 @@ from torch import Tensor
 
 from robustscope.core.draws import Draws
 from robustscope.corruptions.cards import HENDRYCKS, register
+from robustscope.corruptions.numbers import normal
 from robustscope.corruptions.tables import Constants, constant
 
 SIGMA = {
@@ -17,7 +18,7 @@ SIGMA = {
 
 @register(
     "gaussian_noise",
-    version=1,
+    version=2,
     source="Hendrycks & Dietterich, 2019, arXiv:1903.12261, Sec. 4.1",
     bibtex=HENDRYCKS,
     family="noise",
@@ -41,4 +42,4 @@ def gaussian_noise(x: Tensor, severity: int, *, draws: Draws, constants: Constan
     Source: Hendrycks and Dietterich 2019, arXiv:1903.12261, Sec. 4.1; constants of the authors' programs.
     """
     sigma = constant(SIGMA, constants, x, severity)
-    return (x + sigma * draws.normal("noise", x)).clamp(0, 1)
+    return normal(draws, "noise", x).mul_(sigma).add_(x).clamp_(0, 1)

@@ -21,7 +21,7 @@ GLASS = {
 
 @register(
     "glass_blur",
-    version=1,
+    version=2,
     source="Hendrycks & Dietterich, 2019, arXiv:1903.12261, Sec. 4.1",
     bibtex=HENDRYCKS,
     family="blur",

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from torch import Tensor
+from torch.nn import functional
 
 from robustscope.core.draws import Draws
 from robustscope.corruptions.cards import HENDRYCKS, register
+from robustscope.corruptions.numbers import sixteen
 from robustscope.corruptions.tables import Constants, constant
 
 SHARE = {
@@ -17,7 +19,7 @@ SHARE = {
 
 @register(
     "impulse_noise",
-    version=1,
+    version=2,
     source="Hendrycks & Dietterich, 2019, arXiv:1903.12261, Sec. 4.1",
     bibtex=HENDRYCKS,
     family="noise",
@@ -41,6 +43,7 @@ def impulse_noise(x: Tensor, severity: int, *, draws: Draws, constants: Constant
     Source: Hendrycks and Dietterich 2019, arXiv:1903.12261, Sec. 4.1; constants of the authors' programs.
     """
     share = constant(SHARE, constants, x, severity)
-    chance = draws.uniform("values", x)
-    # From both ends of [-1, 1), so that one number decides whether and which.
-    return x.masked_fill(chance < share - 1, 0.0).masked_fill(chance >= 1 - share, 1.0)
+    # One number decides whether and which, from both ends; beyond the threshold it moves any value out of [0, 1]. Sums
+    # and clipping take a twentieth of the time of masks, which no processor can foretell.
+    chance = sixteen(draws, "values", x).to(x.dtype).add_(0.5)
+    return functional.softshrink(chance, 32767.5 - round(share * 32768)).add_(x).clamp_(0, 1)

@@ -28,6 +28,7 @@ def angles_of(draws: Draws, x: Tensor, low: float, high: float) -> list[float]:
     source="Hendrycks & Dietterich, 2019, arXiv:1903.12261, Sec. 4.1",
     bibtex=HENDRYCKS,
     family="blur",
+    levels=True,
     stochastic=True,
 )
 def motion_blur(x: Tensor, severity: int, *, draws: Draws, constants: Constants = "auto") -> Tensor:

@@ -18,19 +18,22 @@ def plasma(noise: Tensor, decay: float) -> Tensor:
     Returns:
         (B, N, N), scaled to [0, 1] for each sample.
     """
-    heights = noise.new_zeros(noise.shape)
-    step, wibble = noise.shape[-1], 100.0
+    count, side = noise.shape[:2]
+    heights, step, wibble = noise.new_zeros(count, 1, 1), side, 100.0
     while step >= 2:
-        half, strength = step // 2, wibble**2
-        corners = heights[:, ::step, ::step]
-        sums = corners + corners.roll(-1, 1)
-        sums += sums.roll(-1, 2)
-        middles = sums / 4 + strength * noise[:, half::step, half::step]
-        heights[:, half::step, half::step] = middles
-        across = middles + middles.roll(1, 1) + corners + corners.roll(-1, 2)
-        heights[:, ::step, half::step] = across / 4 + strength * noise[:, ::step, half::step]
-        down = middles + middles.roll(1, 2) + corners + corners.roll(-1, 1)
-        heights[:, half::step, ::step] = down / 4 + strength * noise[:, half::step, ::step]
-        step, wibble = half, wibble / decay
-    heights -= heights.amin((1, 2), keepdim=True)
-    return heights / heights.amax((1, 2), keepdim=True)
+        half, strength, places = step // 2, wibble**2, side // step
+        right = heights.roll(-1, 2)
+        sums = heights + right
+        sums += sums.roll(-1, 1)
+        middles = sums.mul_(0.25).add_(noise[:, half::step, half::step], alpha=strength)
+        across = (middles + middles.roll(1, 1)).add_(heights).add_(right).mul_(0.25)
+        across.add_(noise[:, ::step, half::step], alpha=strength)
+        down = (middles + middles.roll(1, 2)).add_(heights).add_(heights.roll(-1, 1)).mul_(0.25)
+        down.add_(noise[:, half::step, ::step], alpha=strength)
+        # Computed on grids of their own, which are close together in memory, and interlaced once for each level.
+        finer = noise.new_empty(count, places, 2, places, 2)
+        finer[:, :, 0, :, 0], finer[:, :, 0, :, 1] = heights, across
+        finer[:, :, 1, :, 0], finer[:, :, 1, :, 1] = down, middles
+        heights, step, wibble = finer.view(count, 2 * places, 2 * places), half, wibble / decay
+    lowest, highest = heights.amin((1, 2), keepdim=True), heights.amax((1, 2), keepdim=True)
+    return heights.sub_(lowest).div_(highest - lowest)

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from robustscope.core.draws import Draws
 from robustscope.corruptions.cards import MU, register
-from robustscope.corruptions.resample import about_centre, affine
+from robustscope.corruptions.resample import one_of_two
 from robustscope.corruptions.tables import check_severity
 
 ANGLES = (0.2, 0.4, 0.6, 0.8, 1.0)
@@ -47,4 +47,4 @@ def shear(x: Tensor, severity: int, *, draws: Draws) -> Tensor:
     angle = ANGLES[check_severity(severity) - 1]
     c, s = math.cos(angle), math.sin(angle)
     slants = torch.tensor([[[1, s], [0, c]], [[1, -s], [0, c]]], dtype=torch.float64)
-    return affine(x, about_centre(slants[draws.integers("direction", 1, 0, 2)[:, 0]], x), "zeros")
+    return one_of_two(x, slants, draws)

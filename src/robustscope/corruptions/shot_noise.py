@@ -7,6 +7,7 @@ from torch import Tensor
 from robustscope.core.draws import Draws
 from robustscope.corruptions.cards import HENDRYCKS, register
 from robustscope.corruptions.counts import has_rest, poisson
+from robustscope.corruptions.numbers import thirty_two
 from robustscope.corruptions.tables import Constants, constant
 
 COUNTS = {
@@ -18,7 +19,7 @@ COUNTS = {
 
 @register(
     "shot_noise",
-    version=1,
+    version=2,
     source="Hendrycks & Dietterich, 2019, arXiv:1903.12261, Sec. 4.1",
     bibtex=HENDRYCKS,
     family="noise",
@@ -41,9 +42,8 @@ def shot_noise(x: Tensor, severity: int, *, draws: Draws, constants: Constants =
 
     Source: Hendrycks and Dietterich 2019, arXiv:1903.12261, Sec. 4.1; constants of the authors' programs.
 
-    Departures: counts are inverted from uniform numbers, so that they are the same on every device and in every batch.
+    Departures: counts are inverted from uniform numbers of 24 bits, so that they are the same on every device and in every batch.
     """
     count = constant(COUNTS, constants, x, severity)
-    uniform = draws.uniform("counts", x, 0.0, 1.0)
-    more = draws.uniform("counts/between levels", x, 0.0, 1.0) if has_rest(x) else None
-    return (poisson(x, float(count), uniform, more) / count).clamp(0, 1)
+    more = thirty_two(draws, "counts/between levels", x) if has_rest(x) else None
+    return poisson(x, float(count), thirty_two(draws, "counts", x), more).div_(count).clamp_(0, 1)

@@ -11,6 +11,7 @@ from robustscope.corruptions.cards import HENDRYCKS, register
 from robustscope.corruptions.colours import grey
 from robustscope.corruptions.edges import canny_of_levels
 from robustscope.corruptions.filters import box3, extend, gaussian
+from robustscope.corruptions.numbers import normal
 from robustscope.corruptions.tables import Constants, benchmark, constant
 
 SPATTER = {
@@ -46,7 +47,7 @@ FAR = 20
 
 @register(
     "spatter",
-    version=1,
+    version=2,
     source="Hendrycks & Dietterich, 2019, arXiv:1903.12261, Appendix B",
     bibtex=HENDRYCKS,
     family="weather",
@@ -78,19 +79,19 @@ def spatter(x: Tensor, severity: int, *, draws: Draws, constants: Constants = "a
     without any drop stays as it is, where the programs of the benchmark divide by zero.
     """
     mean, sigma, smooth, threshold, last, mud = constant(SPATTER, constants, x, severity)
-    drops = mean + sigma * draws.normal("drops", x.new_empty(len(x), *x.shape[-2:]))
+    drops = normal(draws, "drops", x.new_empty(len(x), *x.shape[-2:])).mul_(sigma).add_(mean)
     drops = gaussian(drops, smooth)
     legacy = benchmark(constants, x) == "mnist-c"
     if mud or legacy:
         cover = gaussian((drops > threshold).to(x.dtype), last)
-        cover = torch.where(cover < 0.8, 0, cover)[:, None]
+        cover = functional.threshold(cover, 0.8, 0.0)[:, None]
         colour = (MUD[0],) if legacy else _in_channels(x, MUD)
-        return (x * (1 - cover) + x.new_tensor(colour).view(1, -1, 1, 1) * cover).clamp(0, 1)
-    levels = (torch.where(drops < threshold, 0, drops) * 255).floor().clamp(0, 255)
+        return (x * (1 - cover)).addcmul_(x.new_tensor(colour).view(1, -1, 1, 1), cover).clamp_(0, 1)
+    levels = functional.threshold(drops, threshold, 0.0).mul_(255).floor_().clamp_(0, 255)
     wet = levels * _rims(levels)
     most = wet.amax((1, 2), keepdim=True)
     wet = torch.where(most > 0, wet / most, 0)[:, None] * last
-    return (x + wet * x.new_tensor(_in_channels(x, WATER)).view(1, -1, 1, 1)).clamp(0, 1)
+    return torch.addcmul(x, wet, x.new_tensor(_in_channels(x, WATER)).view(1, -1, 1, 1)).clamp_(0, 1)
 
 
 def _in_channels(x: Tensor, colour: tuple[float, ...]) -> tuple[float, ...]:
@@ -99,7 +100,7 @@ def _in_channels(x: Tensor, colour: tuple[float, ...]) -> tuple[float, ...]:
 
 def _rims(levels: Tensor) -> Tensor:
     """Return how water shines at each pixel, from the distance to the rims of the drops: whole numbers (B, H, W)."""
-    far = _distance(canny_of_levels(levels, 50, 150))
+    far = _distance(canny_of_levels(levels, 50, 150)).to(levels.dtype)
     far = _equalised(box3(far).floor())
     height, width = far.shape[-2:]
     wide = extend(extend(far, -2, 1, 1, "mirror"), -1, 1, 1, "mirror")
@@ -112,27 +113,30 @@ def _rims(levels: Tensor) -> Tensor:
 
 def _distance(edges: Tensor) -> Tensor:
     """Return the distance to the nearest edge, at most ``FAR``: (B, H, W)."""
-    far = torch.where(edges, 0.0, float(FAR))
+    # Whole numbers of 16 bits are compared twice as fast as floats.
+    far = (~edges).to(torch.int16).mul_(FAR)
     # Steps of 1, 2, 4, 8 and 16 reach every distance up to 31.
     for step in (1, 2, 4, 8, 16):
-        near = functional.pad(far, (0, 0, step, step), value=float(FAR)) + step
-        far = torch.minimum(far, torch.minimum(near[:, : -2 * step], near[:, 2 * step :]))
-    squares = far**2
-    wide = functional.pad(squares, (FAR, FAR), value=float(FAR**2))
-    nearest, width = squares.clone(), edges.shape[-1]
+        near = functional.pad(far, (0, 0, step, step), value=FAR).add_(step)
+        far = torch.minimum(near[:, : -2 * step], near[:, 2 * step :]).clamp_(max=far)
+    squares = far.mul_(far)
+    wide = functional.pad(squares, (FAR, FAR), value=FAR**2)
+    nearest, width = squares, edges.shape[-1]
     for step in range(1, FAR):
-        beside = torch.minimum(wide[..., FAR - step :][..., :width], wide[..., FAR + step :][..., :width])
-        nearest = torch.minimum(nearest, beside + step**2)
-    return nearest.sqrt().clamp(max=FAR)
+        beside = torch.minimum(wide.narrow(-1, FAR - step, width), wide.narrow(-1, FAR + step, width))
+        torch.minimum(nearest, beside.add_(step**2), out=nearest)
+    return nearest.float().sqrt_().clamp_(max=FAR)
 
 
 def _equalised(levels: Tensor) -> Tensor:
     """Return whole numbers from 0 to 255 with each picture's histogram made flat, as OpenCV does."""
-    flat = levels.flatten(1).long()
-    counts = torch.zeros(len(flat), 256, device=flat.device).scatter_add_(1, flat, torch.ones_like(flat).float())
+    # Of each picture the levels have places of their own among the counts.
+    flat = levels.flatten(1).int()
+    flat += 256 * torch.arange(len(flat), device=flat.device, dtype=torch.int32)[:, None]
+    counts = torch.bincount(flat.view(-1), minlength=256 * len(flat)).view(-1, 256).float()
     first = (counts > 0).int().argmax(1, keepdim=True)
     least = counts.gather(1, first)
     rest = flat.shape[1] - least
     table = ((counts.cumsum(1) - least).clamp(min=0) * (255 / rest.clamp(min=1))).round().clamp(0, 255)
     table = torch.where(rest > 0, table, torch.arange(256, device=flat.device, dtype=table.dtype))
-    return table.gather(1, flat).view_as(levels)
+    return table.view(-1).index_select(0, flat.view(-1)).view_as(levels)

@@ -25,7 +25,7 @@ def zooms(end: float, step: float) -> list[float]:
 
 @register(
     "zoom_blur",
-    version=1,
+    version=2,
     source="Hendrycks & Dietterich, 2019, arXiv:1903.12261, Sec. 4.1",
     bibtex=HENDRYCKS,
     family="blur",
@@ -53,4 +53,4 @@ def zoom_blur(x: Tensor, severity: int, *, draws: Draws, constants: Constants = 
     total = x.clone()
     for factor in factors:
         total += zoom(x, factor)
-    return (total / (len(factors) + 1)).clamp(0, 1)
+    return total.div_(len(factors) + 1).clamp_(0, 1)

@@ -187,7 +187,7 @@ class Sequences:
         self._array: Mapped | None = None
         self._files: list[list[Path]] = []
         if place.is_dir():
-            self._files = [frames for child in sorted(place.rglob("*")) if (frames := _frames(child))]
+            self._files = [frames for child in sorted(place.rglob("*")) if (frames := frame_files(child))]
             counts = {len(frames) for frames in self._files}
             if len(counts) != 1:
                 raise BadFile(
@@ -234,8 +234,8 @@ class Sequences:
         return torch.from_numpy(np.ascontiguousarray(pixels)).to(torch.float32).div_(255)
 
 
-def _frames(folder: Path) -> list[Path]:
-    """Return the frames of a folder in the order of their numbers."""
+def frame_files(folder: Path) -> list[Path]:
+    """Return the pictures of a folder in the order of their numbers."""
     if not folder.is_dir():
         return []
     files = [file for file in folder.iterdir() if file.suffix.lower() in FRAMES and not file.name.startswith(".")]

@@ -10,6 +10,7 @@ type                               settings
 conv2d                             in, out, kernel, stride=1, padding=0, bias=true, dilation=1, groups=1
 linear                             in, out, bias=true
 relu, identity                     none
+dropout                            share=0.5; share of the values set to 0 in training, nothing in evaluation
 flatten                            order="C,H,W" (any text that begins so)
 maxpool2d, avgpool2d               kernel, stride=kernel, padding=0
 global_avgpool2d                   none; (C, H, W) -> (C,)
@@ -139,6 +140,11 @@ def _relu() -> nn.Module:
 @_layer("identity")
 def _identity() -> nn.Module:
     return nn.Identity()
+
+
+@_layer("dropout")
+def _dropout(share: float = 0.5) -> nn.Module:
+    return nn.Dropout(share)
 
 
 @_layer("flatten")

@@ -47,6 +47,12 @@ def policy(css: str) -> str:
     return f"default-src 'none'; style-src 'sha256-{digest}'; img-src data:; base-uri 'none'; form-action 'none'"
 
 
+def page(template: str, **context: Any) -> str:
+    """Return another page of the same style; ``svg`` texts of this package must come marked as safe."""
+    css = style()
+    return environment().get_template(template).render(css=css, policy=policy(css), **context)
+
+
 def render_html(summary: Mapping[str, Any], pictures: Sequence[Picture] = ()) -> str:
     """Return the page.
 
@@ -54,33 +60,27 @@ def render_html(summary: Mapping[str, Any], pictures: Sequence[Picture] = ()) ->
         summary: what ``summarise`` returned.
         pictures: the pictures of ``summary["gallery"]``, in its order.
     """
-    css = style()
     drawn = figures(summary)
     for group in drawn.values():
         for figure in group:
             figure["svg"] = Markup(figure["svg"])
     order = [model["name"] for model in summary["models"]]
     drawn["brackets"] = [{kind: svg and Markup(svg) for kind, svg in one.items()} for one in bracket_figures(summary)]
-    return (
-        environment()
-        .get_template("report.html.j2")
-        .render(
-            summary=summary,
-            css=css,
-            policy=policy(css),
-            figures=drawn,
-            gallery=_by_model(pictures),
-            classes=class_tables(summary),
-            hidden_classes=max((len(t["rows"]) for t in class_tables(summary, most=None)), default=0) - MOST_CLASSES,
-            pairs=summary["comparisons"][:MOST_PAIRS],
-            place=formats.place,
-            colour={name: index % len(SERIES) for index, name in enumerate(order)},
-            dash={name: (index // len(SERIES) + index) % len(DASHES) for index, name in enumerate(order)},
-            cautions=_cautions(summary["warnings"]),
-            attack_groups=_grouped(summary["attacks"]),
-            worst_groups=_grouped(summary["worst"]),
-            names={(threat["norm"], threat["epsilon"]): threat["name"] for threat in summary["threats"]},
-        )
+    return page(
+        "report.html.j2",
+        summary=summary,
+        figures=drawn,
+        gallery=_by_model(pictures),
+        classes=class_tables(summary),
+        hidden_classes=max((len(t["rows"]) for t in class_tables(summary, most=None)), default=0) - MOST_CLASSES,
+        pairs=summary["comparisons"][:MOST_PAIRS],
+        place=formats.place,
+        colour={name: index % len(SERIES) for index, name in enumerate(order)},
+        dash={name: (index // len(SERIES) + index) % len(DASHES) for index, name in enumerate(order)},
+        cautions=_cautions(summary["warnings"]),
+        attack_groups=_grouped(summary["attacks"]),
+        worst_groups=_grouped(summary["worst"]),
+        names={(threat["norm"], threat["epsilon"]): threat["name"] for threat in summary["threats"]},
     )
 
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 from torch import Tensor
 
 from robustscope.core.draws import Draws
-from robustscope.core.types import ThreatModel
+from robustscope.core.types import Bounds, ThreatModel
 from robustscope.geometry import balls
 from robustscope.training.network import Losses, Mode, Network
 
@@ -43,17 +45,31 @@ def ascend(
     Source: Madry et al. 2018, arXiv:1706.06083, Sec. 2.1.
     """
     size = (relative_step_size * threat.radius(x)).reshape(-1, *([1] * (x.dim() - 1)))
+    box = balls.corners(threat, x) if threat.norm == "linf" else None
     point = start.detach()
     with network.mode(mode):
         for _ in range(steps):
             _, gradient, _ = network.input_gradient(losses, point if mask is None else mask * point)
             gradient = gradient if mask is None else mask * gradient
             with torch.no_grad():
-                point = balls.project(threat, x, point + size * balls.steepest(threat.norm, gradient))
+                moved = torch.addcmul(point, size, balls.steepest(threat.norm, gradient))
+                point = balls.project(threat, x, moved) if box is None else torch.clamp(moved, *box, out=moved)
     return point
 
 
-def random_point(x: Tensor, threat: ThreatModel, draws: Draws, purpose: str) -> Tensor:
-    """Return a uniform point of the threat set around each sample: (B, *S)."""
+def random_point(x: Tensor, threat: ThreatModel, draws: Draws, purpose: str, *, inside_bounds: bool = True) -> Tensor:
+    """Return a uniform point of the ball around each sample: (B, *S).
+
+    Args:
+        x: (B, *S), clean inputs.
+        threat: norm, radius, bounds.
+        draws: random numbers of these samples.
+        purpose: keeps different uses apart.
+        inside_bounds: project it on the bounds too.
+    """
     with torch.no_grad():
+        if not inside_bounds:
+            low, high = threat.bounds
+            reach = threat.radius(x).max().item() + high - low
+            threat = replace(threat, bounds=Bounds(low - reach, high + reach))
         return balls.sample(threat, x, draws, purpose)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import platform
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,9 +12,10 @@ import torch
 from safetensors.torch import save
 from torch import nn
 
+from robustscope import __version__
 from robustscope.core.draws import key
 from robustscope.core.errors import InvalidType
-from robustscope.core.files import write_atomically, write_text
+from robustscope.core.files import write_atomically, write_json, write_text
 from robustscope.core.types import ThreatModel
 from robustscope.data.base import Dataset
 from robustscope.models.cards import build_card, read_card, save_model
@@ -69,20 +71,22 @@ def architecture(recipe: Recipe, data: Dataset, module: nn.Module | None) -> Arc
     return Architecture(build(layers), layers, data.shape, data.class_names)
 
 
+def write_record(
+    out: Path, recipe: Mapping[str, Any], history: Sequence[Mapping[str, Any]], facts: Mapping[str, Any]
+) -> None:
+    """Write ``history.csv`` and ``training.json``: all that the report of a training is made from."""
+    versions = {"robustscope": __version__, "torch": str(torch.__version__), "python": platform.python_version()}
+    write_text(out / "history.csv", history_csv(history))
+    write_json(out / "training.json", {"recipe": dict(recipe), **facts, "versions": versions})
+
+
 def save_trained(
-    out: Path,
-    recipe: Recipe,
-    made: Architecture,
-    module: nn.Module,
-    history: Sequence[Mapping[str, Any]],
-    best: Mapping[str, Any],
-    stopped: str,
+    out: Path, recipe: Recipe, made: Architecture, module: nn.Module, best: Mapping[str, Any], stopped: str
 ) -> Path:
-    """Write ``model.json`` beside ``model.safetensors``, and ``history.csv``; return the path of the model.
+    """Write ``model.json`` beside ``model.safetensors``; return the path of the model.
 
     A network that was given as a module has no description, and gets ``model.safetensors`` alone.
     """
-    write_text(out / "history.csv", history_csv(history))
     if made.layers is None:
         path = out / "model.safetensors"
         tensors = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in module.state_dict().items()}

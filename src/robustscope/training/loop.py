@@ -30,7 +30,7 @@ from robustscope.training import checkpoints, distributed
 from robustscope.training.augment import augment
 from robustscope.training.cards import OBJECTIVES, Passes, Step, Term
 from robustscope.training.dropout import add_dropout
-from robustscope.training.export import Architecture, architecture, save_trained
+from robustscope.training.export import Architecture, architecture, save_trained, write_record
 from robustscope.training.monitor import Reading, look, overfits_catastrophically, stalls
 from robustscope.training.network import Network
 from robustscope.training.recipe import Recipe
@@ -107,8 +107,13 @@ def train(
         >>> sorted(train(recipe).history[0])[:3]
         ['alignment', 'attempt', 'backward']
     """
-    with kept_randomness():
-        return Training(recipe, out, data, module, trackers, progress, given).run()
+    threads = torch.get_num_threads()
+    try:
+        torch.set_num_threads(recipe.threads or threads)
+        with kept_randomness():
+            return Training(recipe, out, data, module, trackers, progress, given).run()
+    finally:
+        torch.set_num_threads(threads)
 
 
 class Training:
@@ -154,7 +159,7 @@ class Training:
         self.history: list[Row] = []
         self.best: Row = {}
         self.best_weights: dict[str, Tensor] = {}
-        self.before: Reading | None = None
+        self.before = Reading(0.0, 0.0, 0.0, math.nan, 1.0)
         self.spent = Passes()
         self.stopped = ""
         self.identity = hashlib.sha256(
@@ -168,8 +173,9 @@ class Training:
         saved = checkpoints.load(self.out, self.identity) if self.out else None
         if saved is not None:
             self._restore(saved)
-        elif self.out:
+        else:
             self._write_recipe()
+            self.before = self._look()
         self.good = self._state()
         while self.epoch < self.recipe.epochs and not self.stopped:
             started, loss = time.perf_counter(), self._epoch()
@@ -262,7 +268,9 @@ class Training:
         row = self._row(loss, seconds, now)
         alarm = self._alarm(now)
         row["remark"] = (
-            f"catastrophic overfitting: {alarm}" if alarm else stalls(now, row, self.samples.data.num_classes)
+            f"catastrophic overfitting: {alarm}"
+            if alarm
+            else stalls(now, [*self.history[-1:], row], self.samples.data.num_classes)
         )
         if alarm and self._raise_alarm(f"epoch {self.epoch + 1}: {alarm}", row):
             return
@@ -270,7 +278,7 @@ class Training:
         for tracker in self.trackers:
             tracker(row)
         self._keep_best(row)
-        if self.before is None or now.robust > self.before.robust:
+        if now.robust > self.before.robust:
             self.before = now
         self.epoch += 1
         waited = self.epoch - self.best["epoch"]
@@ -322,12 +330,21 @@ class Training:
         return Passes(self.spent.forward + forward, self.spent.backward + backward, self.spent.partial + partial)
 
     def _alarm(self, now: Reading) -> str:
-        """Return why this is catastrophic overfitting; training that is not adversarial cannot have it."""
-        return overfits_catastrophically(now, self.before) if self.objective.kind == "adversarial" else ""
+        """Return why this is catastrophic overfitting.
+
+        Training that is not adversarial cannot have it, and while epsilon still rises there is no telling.
+        """
+        rising = self.epoch + 1 < self.recipe.epsilon_ramp * self.recipe.epochs
+        if self.objective.kind != "adversarial" or rising:
+            return ""
+        return overfits_catastrophically(now, self.before)
 
     def _raise_alarm(self, why: str, row: Row | None = None) -> bool:
-        """Do what the recipe says at catastrophic overfitting; return whether the state of before is back."""
-        if self.recipe.alarm == "warn":
+        """Do what the recipe says at catastrophic overfitting; return whether the state of before is back.
+
+        A state that was no better is not worth going back to.
+        """
+        if self.recipe.alarm == "warn" or overfits_catastrophically(self.before, self.before):
             return False
         spent, attempt, history = self._passes(), self.attempt, [*self.history]
         self._restore(self.good)
@@ -369,7 +386,7 @@ class Training:
                 "history": self.history,
                 "best": self.best,
                 "best_weights": self.best_weights,
-                "before": vars(self.before) if self.before is not None else {},
+                "before": vars(self.before),
                 "passes": vars(self._passes()),
             }
         )
@@ -385,7 +402,7 @@ class Training:
         self.pruner.load(state["pruner"])
         self.memory = {name: tensor.to(self.device) for name, tensor in state["memory"].items()}
         self.history, self.best, self.best_weights = state["history"], state["best"], state["best_weights"]
-        self.before = Reading(**state["before"]) if state["before"] else None
+        self.before = Reading(**state["before"])
         self.spent = Passes(**state["passes"])
         self.network.forward_rows = self.network.backward_rows = self.network.partial_rows = 0
 
@@ -400,10 +417,23 @@ class Training:
         if self.best_weights:
             module.load_state_dict(self.best_weights)
         module.eval()
-        card = None
+        card, passes = None, self._passes()
         if self.out and distributed.rank() == 0:
-            card = save_trained(self.out, self.recipe, self.architecture, module, self.history, self.best, self.stopped)
-        return Trained(module, tuple(self.history), self.best, self._passes(), self.stopped, card)
+            card = save_trained(self.out, self.recipe, self.architecture, module, self.best, self.stopped)
+            facts = {
+                "objective": {"source": self.objective.source, "version": self.objective.version},
+                "samples": len(self.samples.ids),
+                "held_out": len(self.samples.held.y),
+                "data": self.samples.fingerprint,
+                "weights": sum(weight.numel() for weight in module.parameters()),
+                "best": self.best,
+                "passes": vars(passes),
+                "stopped": self.stopped,
+                "processes": distributed.world(),
+                "device": str(self.device),
+            }
+            write_record(self.out, {**to_dict(self.recipe), "parameters": self.parameters}, self.history, facts)
+        return Trained(module, tuple(self.history), self.best, passes, self.stopped, card)
 
 
 def _optimizer(recipe: Recipe, module: nn.Module) -> torch.optim.Optimizer:

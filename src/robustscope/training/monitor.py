@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from torch import Tensor
@@ -21,6 +21,8 @@ FALL = 0.2
 """A fall of the robust accuracy below its best so far, in fractions, that is an alarm (Wong et al. 2020)."""
 GAP = 0.2
 """FGSM accuracy minus PGD accuracy below which there is no alarm: FGSM finds nearly all that PGD finds."""
+LEFT = 0.25
+"""PGD accuracy over FGSM accuracy below which FGSM has lost its way, whatever was before."""
 
 
 @dataclass(frozen=True)
@@ -109,31 +111,37 @@ def alignment(model: Classifier, held: HeldOut, threat: ThreatModel) -> float:
     return F.cosine_similarity(here[moved], there[moved], eps=1e-300).mean().item() if moved.any() else math.nan
 
 
-def overfits_catastrophically(now: Reading, before: Reading | None) -> str:
+def overfits_catastrophically(now: Reading, before: Reading) -> str:
     """Return why a reading is catastrophic overfitting, or "".
 
     Args:
         now: the reading.
-        before: the reading of highest robust accuracy so far, None at the first.
+        before: the reading of highest robust accuracy so far, of the network at the start if there was none.
 
     Source: the fall of 0.2 stops training in Wong, Rice, Kolter 2020, arXiv:2001.03994, Sec. 5.4; that FGSM accuracy stays
         while PGD accuracy falls is the definition of Andriushchenko & Flammarion 2020, arXiv:2007.02617, Sec. 3.
     """
     if now.fgsm - now.robust <= GAP:
         return ""
-    if before is not None and before.robust - now.robust > FALL:
+    if before.robust - now.robust > FALL:
         return (
             f"robust accuracy fell from {100 * before.robust:.1f} to {100 * now.robust:.1f} %, FGSM accuracy is "
             f"{100 * now.fgsm:.1f} %"
         )
-    if now.fgsm >= now.clean:
-        return f"FGSM accuracy {100 * now.fgsm:.1f} % is no lower than clean accuracy, PGD accuracy is {100 * now.robust:.1f} %"
+    if now.robust < LEFT * now.fgsm:
+        return f"FGSM accuracy is {100 * now.fgsm:.1f} %, PGD accuracy {100 * now.robust:.1f} %"
     return ""
 
 
-def stalls(now: Reading, row: Mapping[str, float], classes: int) -> str:
-    """Return why training stands still at a constant prediction, or ""."""
-    if now.largest < 1 or row["loss"] < 0.9 * math.log(classes):
+def stalls(now: Reading, rows: Sequence[Mapping[str, float]], classes: int) -> str:
+    """Return that training stands still at a constant prediction, or "".
+
+    Args:
+        now: the reading.
+        rows: the last rows of the history, of two epochs or more: one alone proves nothing.
+        classes: K; a constant prediction at balanced classes has the loss log(K) at best.
+    """
+    if now.largest < 1 or len(rows) < 2 or min(row["loss"] for row in rows) < 0.9 * math.log(classes):
         return ""
     return (
         "stalled at a constant prediction: let epsilon rise slowly (epsilon_ramp = 0.5), lower the learning rate, or start "

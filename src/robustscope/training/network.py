@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from robustscope.core.errors import ModelError
 from robustscope.core.types import Bounds
 from robustscope.models.classifier import Classifier, normalise
+from robustscope.models.outputs import all_finite
 from robustscope.training.cards import Passes
 
 Mode = Literal["train", "eval"]
@@ -87,7 +88,7 @@ class Network:
             scale = self.scale()
             (gradient,) = torch.autograd.grad(values.sum() * scale, leaf, create_graph=graph)
         gradient = gradient / scale if scale != 1 else gradient
-        if not torch.isfinite(gradient.detach()).all():
+        if not all_finite(gradient.detach()):
             raise ModelError(
                 "the loss has no finite gradient in the inputs",
                 "finite gradients are allowed",

@@ -96,6 +96,7 @@ class Recipe:
         precision: "float32", "bfloat16" or "float16", of mixed precision.
         seed: seed of every random number.
         device: torch device.
+        threads: torch threads, which change the last bits of a result; 0 leaves torch's own number.
         validation_steps: steps of the PGD that measures robust accuracy on held-out samples.
         best_by: which epoch is saved as the model: best "robust" or "clean" accuracy on held-out samples, or the "last".
         patience: stop when ``best_by`` has not improved for so many epochs; 0 never.
@@ -139,6 +140,7 @@ class Recipe:
     precision: str = "float32"
     seed: int = 0
     device: str = "cpu"
+    threads: int = 0
     validation_steps: int = 10
     best_by: str = "robust"
     patience: int = 0
@@ -165,7 +167,7 @@ class Recipe:
         for name in self.augment:
             if name not in ("flip", "crop", "cutout"):
                 raise UnknownName(f"augment={name!r} was given", "", did_you_mean(name, ("flip", "crop", "cutout")))
-        least = {"epochs": 1, "batch_size": 1, "validation_steps": 1, "patience": 0, "alarm_every": 0}
+        least = {"epochs": 1, "batch_size": 1, "validation_steps": 1, "patience": 0, "alarm_every": 0, "threads": 0}
         for name, low in least.items():
             if getattr(self, name) < low:
                 raise InvalidValue(

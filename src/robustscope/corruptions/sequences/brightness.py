@@ -10,7 +10,7 @@ from robustscope.corruptions.cards import HENDRYCKS
 from robustscope.corruptions.colours import raised
 from robustscope.corruptions.sequences.cards import Constants, constant, register
 
-STEP = {"imagenet-p": 0.02, "cifar-10-p": 0.015}
+STEP = {"imagenet-p": 0.02, "tiny-imagenet-p": 0.02, "cifar-10-p": 0.015}
 
 
 @register(

@@ -11,7 +11,7 @@ from torch import Tensor
 from robustscope.core.errors import InvalidValue
 from robustscope.core.registry import Card, Registry
 
-Constants = Literal["auto", "imagenet-p", "cifar-10-p"]
+Constants = Literal["auto", "imagenet-p", "tiny-imagenet-p", "cifar-10-p"]
 T = TypeVar("T")
 
 
@@ -39,14 +39,17 @@ register = SEQUENCES.register
 
 
 def constant(table: Mapping[str, T], constants: Constants, x: Tensor) -> T:
-    """Return the constant of a benchmark: the one named, or CIFAR-10-P's up to 48 pixels and ImageNet-P's above.
+    """Return the constant of a benchmark: the one named, or that of the size of the pictures.
+
+    "auto" is CIFAR-10-P up to 48 pixels, Tiny ImageNet-P up to 112, and ImageNet-P above; the shorter side counts.
 
     Raises:
         InvalidValue: for another name.
     """
     name = constants
     if name == "auto":
-        name = "cifar-10-p" if min(x.shape[-2:]) <= 48 else "imagenet-p"
+        side = min(x.shape[-2:])
+        name = "cifar-10-p" if side <= 48 else "tiny-imagenet-p" if side <= 112 else "imagenet-p"
     if name not in table:
         raise InvalidValue(
             f"constants={constants!r} were given", f"'auto' or one of {tuple(table)} is allowed", "Choose one of them."

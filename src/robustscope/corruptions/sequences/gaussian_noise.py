@@ -9,12 +9,12 @@ from robustscope.corruptions.cards import HENDRYCKS
 from robustscope.corruptions.sequences.cards import Constants, constant, of_difficulty, register
 from robustscope.corruptions.sequences.compose import clean_first
 
-SIGMA = {"imagenet-p": (0.03, 0.05, 0.08), "cifar-10-p": (0.02, 0.04, 0.06)}
+SIGMA = {"imagenet-p": (0.03, 0.05, 0.08), "tiny-imagenet-p": (0.025, 0.05, 0.075), "cifar-10-p": (0.02, 0.04, 0.06)}
 
 
 @register(
     "gaussian_noise",
-    version=1,
+    version=2,
     source="Hendrycks & Dietterich, 2019, arXiv:1903.12261, Sec. 4.3",
     bibtex=HENDRYCKS,
     noise=True,

@@ -13,7 +13,7 @@ from robustscope.corruptions.resample import about_centre, affine
 from robustscope.corruptions.sequences.cards import Constants, constant, register
 from robustscope.corruptions.tables import on_levels
 
-STEP = {"imagenet-p": 1.0, "cifar-10-p": 1.0}
+STEP = {"imagenet-p": 1.0, "tiny-imagenet-p": 1.0, "cifar-10-p": 1.0}
 """Degrees from frame to frame."""
 
 

@@ -11,7 +11,7 @@ from robustscope.corruptions.resample import scaled
 from robustscope.corruptions.sequences.cards import Constants, constant, register
 from robustscope.corruptions.tables import on_levels
 
-SIZES = {"imagenet-p": (0.4, 0.025), "cifar-10-p": (0.7, 0.02)}
+SIZES = {"imagenet-p": (0.4, 0.025), "tiny-imagenet-p": (0.4, 0.025), "cifar-10-p": (0.7, 0.02)}
 """First size, and what each frame adds to it."""
 
 

@@ -10,12 +10,12 @@ from robustscope.corruptions.counts import has_rest, poisson
 from robustscope.corruptions.sequences.cards import Constants, constant, of_difficulty, register
 from robustscope.corruptions.sequences.compose import clean_first
 
-COUNTS = {"imagenet-p": (300, 120, 60), "cifar-10-p": (700, 400, 200)}
+COUNTS = {"imagenet-p": (300, 120, 60), "tiny-imagenet-p": (500, 250, 125), "cifar-10-p": (700, 400, 200)}
 
 
 @register(
     "shot_noise",
-    version=1,
+    version=2,
     source="Hendrycks & Dietterich, 2019, arXiv:1903.12261, Sec. 4.3",
     bibtex=HENDRYCKS,
     noise=True,

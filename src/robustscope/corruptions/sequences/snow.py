@@ -11,13 +11,13 @@ from robustscope.corruptions.filters import motion
 from robustscope.corruptions.sequences.cards import Constants, constant, register
 from robustscope.corruptions.snow import flakes, snowed
 
-SNOW = {"imagenet-p": (3, 14, 4.0), "cifar-10-p": (2, 10, 2.0)}
-"""Size of the flakes, radius and sigma of their fall."""
+SNOW = {"imagenet-p": (0.3, 3, 14, 4.0), "tiny-imagenet-p": (0.28, 2, 10, 2.5), "cifar-10-p": (0.3, 2, 10, 2.0)}
+"""Sigma of the noise, size of the flakes, radius and sigma of their fall."""
 
 
 @register(
     "snow",
-    version=1,
+    version=2,
     source="Hendrycks & Dietterich, 2019, arXiv:1903.12261, Sec. 4.3",
     bibtex=HENDRYCKS,
     stochastic=True,
@@ -39,7 +39,7 @@ def snow(x: Tensor, *, draws: Draws, constants: Constants = "auto") -> Tensor:
 
     Source: Hendrycks and Dietterich 2019, arXiv:1903.12261, Sec. 4.3; constants of the authors' programs.
     """
-    size, radius, sigma = constant(SNOW, constants, x)
-    still = flakes(x, draws, 0.05, 0.3, size, 0.5)
+    spread, size, radius, sigma = constant(SNOW, constants, x)
+    still = flakes(x, draws, 0.05, spread, size, 0.5)
     angles = [frame * 4.0 - 150.0 for frame in range(31)]
     return torch.stack([snowed(x, motion(still, radius, sigma, [angle] * len(x)), 0.85) for angle in angles], 1)

@@ -11,13 +11,13 @@ from robustscope.corruptions.resample import affine, moved
 from robustscope.corruptions.sequences.cards import Constants, constant, register
 from robustscope.corruptions.tables import on_levels
 
-MOVES = {"imagenet-p": (-20, 41), "cifar-10-p": (-7, 16)}
+MOVES = {"imagenet-p": (-20, 41), "tiny-imagenet-p": (-15, 31), "cifar-10-p": (-7, 16)}
 """First position in pixels, frames."""
 
 
 @register(
     "translate",
-    version=1,
+    version=2,
     source="Hendrycks & Dietterich, 2019, arXiv:1903.12261, Sec. 4.3",
     bibtex=HENDRYCKS,
     context=True,
@@ -31,7 +31,7 @@ def translate(x: Tensor, *, draws: Draws, constants: Constants = "auto") -> Tens
         constants: benchmark whose constants are taken; "auto" goes by the size of the pictures.
 
     Returns:
-        (B, 41 or 16, C, H, W).
+        (B, 41, 31 or 16, C, H, W).
 
     Raises:
         InvalidValue: for unknown constants.

@@ -10,7 +10,7 @@ from robustscope.corruptions.cards import HENDRYCKS
 from robustscope.corruptions.resample import scaled
 from robustscope.corruptions.sequences.cards import Constants, constant, register
 
-STEP = {"imagenet-p": 0.004, "cifar-10-p": 0.004}
+STEP = {"imagenet-p": 0.004, "tiny-imagenet-p": 0.004, "cifar-10-p": 0.004}
 
 
 @register(

@@ -22,14 +22,14 @@ class PicturesDataset(Dataset):
     def __init__(
         self, name: str, files: Sequence[Path], shape: Sequence[int], labels: np.ndarray, class_names: Sequence[str]
     ) -> None:
-        self._files = tuple(files)
+        self.files = tuple(files)
         super().__init__(name, shape, np.dtype(np.uint8), labels, class_names)
 
     def raw(self, ids: np.ndarray) -> np.ndarray:
         """See :meth:`Dataset.raw`."""
         out = np.empty((len(ids), *self.shape), np.uint8)
         for row, i in enumerate(ids.tolist()):
-            file = self._files[i]
+            file = self.files[i]
             out[row] = _sized(decode(file, self.shape[0], str(file)), self.shape, file)
         return out
 

@@ -24,14 +24,14 @@ class CroppedDataset(PicturesDataset):
     def __init__(
         self, name: str, files: Sequence[Path], sides: tuple[int, int], labels: np.ndarray, class_names: Sequence[str]
     ) -> None:
-        self._resize, crop = sides
+        self.resize, crop = sides
         super().__init__(name, files, (3, crop, crop), labels, class_names)
 
     def raw(self, ids: np.ndarray) -> np.ndarray:
         """See :meth:`Dataset.raw`."""
         out = np.empty((len(ids), *self.shape), np.uint8)
         for row, i in enumerate(ids.tolist()):
-            out[row] = cropped(decode(self._files[i], 3, str(self._files[i])), self._resize, self.shape[1])
+            out[row] = cropped(decode(self.files[i], 3, str(self.files[i])), self.resize, self.shape[1])
         return out
 
 
@@ -78,7 +78,7 @@ def wnids(path: str, split: str) -> Dataset:
     """
     if split:
         raise InvalidValue(f"#{split} was asked of wnids", "no split is allowed", "Name the folder of the split.")
-    where, sides = _sides(path)
+    where, wanted = sides(path)
     place, _, listed = where.partition(",")
     root = existing(place, "a folder of folders named by WordNet ids")
     if not root.is_dir():
@@ -94,14 +94,19 @@ def wnids(path: str, split: str) -> Dataset:
     own = positions(here, everything)
     files, labels = class_pictures([root / wnid for wnid in here])
     labels = check_labels(own[labels], len(files), str(root))
-    if sides is None:
+    if wanted is None:
         return PicturesDataset(root.name, files, common_shape(files), labels, everything)
     for file in files:
         header(file)
-    return CroppedDataset(root.name, files, sides, labels, everything)
+    return CroppedDataset(root.name, files, wanted, labels, everything)
 
 
-def _sides(path: str) -> tuple[str, tuple[int, int] | None]:
+def sides(path: str) -> tuple[str, tuple[int, int] | None]:
+    """Return a path without the ``?resize=N&crop=M`` behind it, and the two numbers, or None where there are none.
+
+    Raises:
+        InvalidValue: for other options.
+    """
     where, mark, text = path.partition("?")
     if not mark:
         return where, None
