@@ -1,23 +1,23 @@
 """Objectives that are given something: a generator of each class, or masks."""
 
 import dataclasses
-from functools import partial
 
+import numpy as np
 import pytest
 import torch
-from safetensors.torch import save_file
 from torch import nn
 from torch.nn.functional import softplus
 
 from objective_bed import Linear, call, rectified
+from robustscope.core.draws import Draws
 from robustscope.core.errors import RobustscopeError
-from robustscope.core.types import ThreatModel
 from robustscope.data.arrays import from_tensors
-from robustscope.data.datasets import load_data
-from robustscope.geometry.losses import cross_entropy
+from robustscope.data.foreground_problems import digits_on_clutter
+from robustscope.data.masks import changed
 from robustscope.limits.generators import PPCA
+from robustscope.models.classifier import Classifier
+from robustscope.runs.masks import evaluate_masks
 from robustscope.training import OBJECTIVES, Recipe, train
-from robustscope.training.adversary import ascend
 from robustscope.training.cards import Step
 from robustscope.training.loop import Training
 from robustscope.training.network import Network
@@ -124,14 +124,13 @@ def test_with_a_mask_of_ones_and_no_radius_it_is_standard_training_bit_for_bit()
 
 
 def test_masks_come_from_files_functions_and_tensors_alike(tmp_path):
-    generator = torch.Generator().manual_seed(0)
-    masks = (torch.rand(1297, 1, 8, 8, generator=generator) > 0.5).float()
-    save_file({"masks": masks}, tmp_path / "masks.safetensors")
-    place = str(tmp_path / "masks.safetensors")
+    masks = torch.rand(1297, 8, 8, generator=torch.Generator().manual_seed(0)) > 0.5
+    np.save(tmp_path / "masks.npy", masks.numpy())
+    recipe = dataclasses.replace(RECIPE, parameters={"steps": 1})
     trained = [
-        train(dataclasses.replace(RECIPE, parameters={"mask": place, "steps": 1})),
-        train(dataclasses.replace(RECIPE, parameters={"steps": 1}), given=masks),
-        train(dataclasses.replace(RECIPE, parameters={"steps": 1}), given=lambda x, ids: masks[list(ids)]),
+        train(dataclasses.replace(RECIPE, parameters={"mask": f"npy:{tmp_path / 'masks.npy'}", "steps": 1})),
+        train(recipe, given=masks[:, None]),
+        train(recipe, given=lambda x, ids: masks[list(ids), None]),
     ]
     first, *others = ([weight.clone() for weight in each.module.parameters()] for each in trained)
     for other in others:
@@ -192,30 +191,18 @@ def test_nothing_depends_on_the_batch(name):
     torch.testing.assert_close(torch.cat(parts), whole.losses, atol=1e-12, rtol=0)
 
 
-def cluttered(count):
-    """Return digits pasted on random clutter of 16 x 16, their masks (the square they fill), and their classes."""
-    data = load_data("digits#train")
-    generator = torch.Generator().manual_seed(0)
-    x, masks = torch.rand(count, 1, 16, 16, generator=generator), torch.zeros(count, 1, 16, 16)
-    places = torch.randint(3, 6, (count, 2), generator=generator).tolist()
-    for i, (digit, (row, column)) in enumerate(zip(data.read(range(count)), places, strict=True)):
-        x[i, :, row : row + 8, column : column + 8] = digit
-        masks[i, :, row : row + 8, column : column + 8] = 1
-    return x, masks, torch.as_tensor(data.labels[:count])
-
-
 def test_on_clutter_the_foreground_is_worth_more_than_a_random_mask_and_than_none():
-    x, masks, y = cluttered(1297)
-    shuffled = torch.rand(masks.shape, generator=torch.Generator().manual_seed(1)).flatten(1).argsort(1).argsort(1) < 64
-    kinds = {"foreground": masks, "random": shuffled.view_as(masks).float(), "none": torch.ones_like(masks)}
+    (x, y, masks), held = digits_on_clutter("train"), [part[:300] for part in digits_on_clutter("test")]
+    kinds = {
+        "foreground": masks,
+        "random": changed("random", masks, Draws(0, tuple(range(len(x))))),
+        "none": masks | True,
+    }
     recipe = dataclasses.replace(RECIPE, threat="linf:0.1", model_parameters={"hidden": [64]}, samples="all", epochs=12)
     recipe = dataclasses.replace(recipe, parameters={"steps": 2, "relative_step_size": 0.6}, batch_size=128)
-    kept, held = list(range(1000)), slice(1000, 1297)
-    accuracy, threat, losses = {}, ThreatModel("linf", 0.1), partial(cross_entropy, y=y[held])
+    accuracy = {}
     for kind, mask in kinds.items():
-        network = Network(train(recipe, data=from_tensors(x[kept], y[kept]), given=mask).module)
-        start, seen = x[held], mask[held]
-        x_adv = ascend(network, start, threat, losses, start, steps=20, relative_step_size=0.2, mask=seen)
-        accuracy[kind] = (network.logits(seen * x_adv).argmax(1) == y[held]).double().mean().item()
+        module = train(recipe, data=from_tensors(x, y), given=mask[:, None]).module
+        accuracy[kind] = evaluate_masks(Classifier(module), *held, "linf:0.1", kinds=(kind,))["robust"].mean()
     assert accuracy["foreground"] > accuracy["none"] + 0.05
     assert accuracy["foreground"] > accuracy["random"] + 0.05

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
 from robustscope.core.errors import InvalidType, InvalidValue
-from robustscope.models.weights import read_safetensors
+from robustscope.data.base import Dataset
+from robustscope.data.masks import load_masks
 
 MaskFunction = Callable[[Tensor, tuple[int, ...]], Tensor]
 """(inputs (B, *S), ids of the samples) -> mask, 1 where a value belongs to the foreground and 0 elsewhere."""
@@ -45,27 +45,22 @@ def stored(masks: Tensor) -> MaskFunction:
     return look_up
 
 
-def open_masks(source: str, level: float) -> MaskFunction:
+def open_masks(source: str, level: float, data: Dataset) -> MaskFunction:
     """Open the masks that a recipe names.
 
     Args:
-        source: "brighter", or the path of a safetensors file that holds one tensor (N, ...) named "masks".
+        source: "brighter", or masks as :func:`robustscope.data.masks.load_masks` opens them, such as "npy:FILE".
         level: of "brighter".
+        data: the training set.
 
     Raises:
-        InvalidValue: for another name, or a file without that tensor.
-        MissingFile, BadFile: for a file that cannot be read.
+        InvalidValue: for another name.
+        MissingFile, BadFile: for files that cannot be read, or that do not belong to the data.
     """
     if source == "brighter":
         return brighter(level)
-    tensors = read_safetensors(Path(source)) if source.endswith(".safetensors") else {}
-    if "masks" not in tensors:
-        raise InvalidValue(
-            f"mask={source!r} was given",
-            "'brighter', or a .safetensors file with a tensor named 'masks', is allowed",
-            "From Python, hand a tensor or a function (x, ids) -> mask to train(..., given=...).",
-        )
-    return stored(tensors["masks"])
+    masks = load_masks(source, data)
+    return lambda x, ids: masks.read(ids)[:, None]
 
 
 def mask_of(source: Any, x: Tensor, ids: tuple[int, ...]) -> Tensor:

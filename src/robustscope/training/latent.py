@@ -89,8 +89,7 @@ class Latent:
                 leaf = errors.detach().requires_grad_(True)
                 value = losses(self.graph.carry(self.point(leaf), self.cut, len(self.graph.nodes) - 1))
                 (gradient,) = torch.autograd.grad(value.sum(), leaf)
-            self.network.forward_rows += len(leaf)
-            self.network.backward_rows += len(leaf)
+            self.network.count(len(leaf), len(leaf), done=True)
             errors = (errors + step_size * gradient.sign()).clamp(-1, 1)
         return self.point(errors).detach()
 

@@ -28,7 +28,7 @@ BIBTEX = """@inproceedings{cohen2019certified,
     bibtex=BIBTEX,
     kind="certified",
     passes=lambda p: Passes(p["copies"], p["copies"]),
-    neutral={"sigma": 0.0},
+    neutral={"sigma": 0.0, "copies": 1},
     quick={"copies": 2},
 )
 def gaussian_noise(

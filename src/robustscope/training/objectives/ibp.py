@@ -24,7 +24,7 @@ from robustscope.training.network import Network
     kind="certified",
     passes=lambda p: Passes(3, 3),
     neutral={"kappa": 1.0},
-    quick={"ramp": 0.0},
+    quick={"ramp": 0.0, "kappa": 0.9},
 )
 def ibp(
     network: Network,

@@ -31,7 +31,7 @@ BIBTEX = """@article{vaishnavi2019can,
     norms=("linf", "l2", "l1"),
     passes=lambda p: Passes(p["steps"] + 1, p["steps"] + 1),
     quick={"steps": 3},
-    prepare=lambda samples, p: open_masks(p["mask"], p["level"]),
+    prepare=lambda samples, p: open_masks(p["mask"], p["level"], samples.data),
 )
 def masked(
     network: Network,
@@ -53,8 +53,8 @@ def masked(
     picture; nobody attacks it. A gain may come from the smaller set of values alone: compare with random masks of the
     same area, hand them in as ``given``.
 
-    Accuracies that the loop measures on held-out samples are those of pictures *without* masks. Mask the data set itself
-    to see others, and choose ``best_by = "last"``.
+    Accuracies that the loop measures on held-out samples are those of pictures *without* masks: choose
+    ``best_by = "last"``, and measure the network behind masks by ``robustscope.runs.masks.evaluate_masks``.
 
     Args:
         network: the network in training.
@@ -65,8 +65,8 @@ def masked(
         step: holds the masks: what ``mask`` names, or a tensor or function handed to ``train(..., given=...)``.
         steps: of PGD, >= 0; 0 trains on clean masked pictures.
         relative_step_size: as a fraction of epsilon.
-        mask: "brighter" for what is brighter than ``level``, or the path of a safetensors file with one mask for each
-            sample of the data set, in a tensor "masks".
+        mask: "brighter" for what is brighter than ``level``, or masks of the data set as ``load_masks`` opens them, such
+            as "npy:FILE" or "coco:FILE".
         level: of "brighter".
         mode: mode of the network while it is attacked.
 
