@@ -10,6 +10,7 @@ from robustscope.core.errors import BadFile, InvalidValue, MissingFile, Robustsc
 from robustscope.corruptions.sequences import perturb
 from robustscope.data.benchmarks import ROWS, Sequences, positions, read_wnids
 from robustscope.data.datasets import load_data
+from robustscope.data.layouts import layout
 
 SIDE = 32 * 32 * 3
 
@@ -259,4 +260,47 @@ def test_faults_of_sequences_are_named(tmp_path):
     ):
         with pytest.raises(RobustscopeError, match=match) as caught:
             Sequences(tmp_path / name)
+        assert_three_parts(caught.value)
+
+
+# Which benchmark a folder holds ---------------------------------------------------------------------------------------
+
+
+def test_a_layout_is_told_by_the_folder(cifar, tmp_path):
+    found = layout(str(cifar))
+    assert list(found.parts) == [(name, k) for name in ("fog", "gaussian_noise") for k in range(1, 6)]
+    assert found.parts["fog", 3] == f"cifar10c:{cifar}#fog_3"
+    assert (found.name, found.sequences) == ("CIFAR-10-C", False)
+    for name in ("identity", "fog"):
+        sparse(tmp_path / "m" / name / "test_images.npy", 10_000, 28, 28, 1)
+    assert layout(str(tmp_path / "m")).parts == {
+        ("clean", 0): f"mnistc:{tmp_path / 'm'}#identity",
+        ("fog", 1): f"mnistc:{tmp_path / 'm'}#fog",
+    }
+    sparse(tmp_path / "p" / "tilt.npy", 3, 31, 8, 8, 3)
+    assert layout(str(tmp_path / "p")).parts == {("tilt", 0): str(tmp_path / "p" / "tilt.npy")}
+    assert layout(str(tmp_path / "p")).sequences
+    for place in ("c/fog/1/n00000001", "c/fog/2/n00000001", "c/blur/zoom_blur/3/dog", "r/n00000001", "r/n00000002"):
+        picture(tmp_path / place / "1.png", 7, 8, 8)
+    pictures = layout(f"{tmp_path / 'c'}?resize=8&crop=6").parts
+    assert list(pictures) == [("zoom_blur", 3), ("fog", 1), ("fog", 2)]
+    assert pictures["zoom_blur", 3] == f"folder:{tmp_path / 'c' / 'blur' / 'zoom_blur' / '3'}"
+    fog = tmp_path / "c" / "fog" / "1"
+    assert pictures["fog", 1] == f"wnids:{fog},{fog}?resize=8&crop=6"
+    assert load_data(pictures["fog", 1]).shape == (3, 6, 6)
+    assert list(layout(str(tmp_path / "r")).parts) == [("r", 1)]
+
+
+def test_faults_of_a_layout_are_named(cifar, tmp_path):
+    (tmp_path / "empty").mkdir()
+    sparse(tmp_path / "flat" / "fog.npy", 4, 8, 8, 3)
+    for text, kind, match in (
+        (str(tmp_path / "nowhere"), MissingFile, "does not exist"),
+        (str(tmp_path / "empty"), BadFile, "no benchmark that is known"),
+        (str(cifar / "fog.npy"), BadFile, "no benchmark that is known"),
+        (str(tmp_path / "flat"), BadFile, "no labels.npy beside it"),
+        (f"{cifar}?resize=8&crop=6", InvalidValue, "resize=8&crop=6 was given"),
+    ):
+        with pytest.raises(kind, match=match) as caught:
+            layout(text)
         assert_three_parts(caught.value)

@@ -80,6 +80,22 @@ def test_evaluate_says_whether_the_number_can_be_trusted_and_how_far_it_reaches(
     assert f"{threat['certified'][0]['k']} samples that it certifies were certified anew" in out
 
 
+def test_shifts_are_planned_with_their_cost_evaluated_and_cited(tmp_path):
+    asked = (STANDARD, *FGSM, "--shifts", "fog,contrast,imagenet-p")
+    code, out, _ = command("plan", *asked)
+    assert code == 0
+    assert "shifts corruptions, 10 parts" in out
+    assert "on 12 samples: 120 rows forward" in out
+    assert "shifts imagenet-p, 10 parts" in out
+    out, err = evaluate(tmp_path / "run", *asked)
+    assert "and 20 shifts in" in err
+    report = json.loads((tmp_path / "run" / "report.json").read_text())
+    assert [shift["name"] for shift in report["shifts"]] == ["corruptions", "imagenet-p"]
+    assert report["shifts"][0]["models"][0]["sentence"] in out
+    assert "Hendrycks" in command("cite", tmp_path / "run")[1]
+    assert command("verify", tmp_path / "run")[0] == 0
+
+
 def test_quiet_prints_results_only(tmp_path):
     out, err = evaluate(tmp_path / "run", STANDARD, *FGSM, "--quiet")
     assert err == ""
@@ -358,7 +374,7 @@ OPTIONS = {
     "evaluate": (
         "--data --threat --attack --out --config --samples --suite --curve --seed --shard-size --batch-size --threads "
         "--device --weights --mean --std --bounds --allow-probabilities --workers --quiet --json --trust --certify "
-        "--bracket --estimate"
+        "--bracket --estimate --shifts --reference --classes"
     ),
     "plan": "--data --threat --attack --out --config --samples --json",
     "run": "--shard --workers --quiet --json",

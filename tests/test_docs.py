@@ -27,6 +27,7 @@ from robustscope.models.loading import LOADERS
 from robustscope.probes import PROBES
 from robustscope.runs.config import load_config
 from robustscope.runs.store import COLUMNS
+from robustscope.training import OBJECTIVES
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = [*ROOT.glob("*.md"), *sorted((ROOT / "docs").rglob("*.md"))]
@@ -122,7 +123,7 @@ def run_page(text: str, folder: Path) -> int:
 @pytest.fixture
 def restored():
     """One thread while a page runs; registries, modules and threads as they were before afterwards."""
-    registries = (ATTACKS, SOURCES, LOADERS, ANALYSES, PROBES, CORRUPTIONS)
+    registries = (ATTACKS, SOURCES, LOADERS, ANALYSES, PROBES, CORRUPTIONS, OBJECTIVES)
     before = [{card.name for card in registry} for registry in registries]
     modules, threads = set(sys.modules), torch.get_num_threads()
     torch.set_num_threads(1)
@@ -149,6 +150,7 @@ PAGES_THAT_RUN = [
             "black-box",
             "autoattack",
             "attack-your-own-defence",
+            "training",
             "trust",
             "certificates",
             "corruptions",

@@ -384,4 +384,5 @@ def test_a_picture_of_nothing_is_not_needed(run):
 
 def test_templates_lie_inside_the_package():
     folder = Path(robustscope.reports.__file__).parent / "templates"
-    assert {path.name for path in folder.iterdir()} == {"report.html.j2", "report.css"}
+    pages = {f"{name}.html.j2" for name in ("report", "card", "shifts", "training", "video")}
+    assert {path.name for path in folder.iterdir()} == {*pages, "report.css"}

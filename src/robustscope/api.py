@@ -72,6 +72,7 @@ def headline(summary: Mapping[str, Any]) -> str:
             if threat["trust"]["verdict"]:
                 lines.append(f"  {threat['trust']['sentence']}")
     lines += [f"{entry['model']}: {entry['sentence']}" for entry in summary["brackets"]]
+    lines += [f"{told['model']}: {told['sentence']}" for shift in summary["shifts"] for told in shift["models"]]
     return "\n".join(lines)
 
 

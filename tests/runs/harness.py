@@ -10,7 +10,7 @@ import pandas as pd
 from robustscope.runs.config import AttackSpec, Config, ModelSpec, Settings, config_from_dict
 from robustscope.runs.plan import load_subjects, make_plan
 from robustscope.runs.session import carry_out, start
-from robustscope.runs.store import evidence_digest, read_plan, read_table
+from robustscope.runs.store import evidence_digest, missing_shards, read_plan, read_table
 
 
 def config(samples="0:96", shard_size=4, **changes) -> Config:
@@ -75,3 +75,17 @@ def carry_out_keenly(ready, run: Path) -> None:
 
     partial.EVERY = partial.LEISURE = 0.0
     carry_out_quietly(ready, run)
+
+
+def killed(run: Path, more: int, pause: float) -> int:
+    """Let a process carry out a run and kill it ``pause`` seconds after it has stored so many more shards; return what is missing."""
+    plan = read_plan(run)
+    before = len(missing_shards(run, plan))
+    worker, ready = in_process(carry_out_quietly, run)
+    ready.wait(60)
+    while worker.is_alive() and before - len(missing_shards(run, plan)) < more:
+        worker.join(0.001)
+    worker.join(pause)
+    worker.kill()
+    worker.join()
+    return len(missing_shards(run, plan))

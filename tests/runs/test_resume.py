@@ -12,7 +12,7 @@ from robustscope.runs.measured import read_measures
 from robustscope.runs.plan import load_subjects, make_plan
 from robustscope.runs.session import carry_out, finish
 from robustscope.runs.store import missing_shards, read_plan, read_record, read_table, shard_path
-from runs.harness import assert_same_run, carry_out_quietly, config, finished, in_process, planned
+from runs.harness import assert_same_run, carry_out_quietly, config, finished, in_process, killed, planned
 
 
 @pytest.fixture(scope="module")
@@ -23,18 +23,9 @@ def undisturbed(tmp_path_factory):
 def test_killed_at_twenty_random_moments(undisturbed, tmp_path):
     """Each worker is killed after it has stored none or one more shard, at a random moment of the next."""
     run = planned(tmp_path / "run")
-    plan, moments, left = read_plan(run), random.Random(7), []
+    moments, left = random.Random(7), []
     for _ in range(20):
-        before = len(missing_shards(run, plan))
-        more = moments.choice((0, 1))
-        worker, ready = in_process(carry_out_quietly, run)
-        ready.wait(60)
-        while worker.is_alive() and before - len(missing_shards(run, plan)) < more:
-            worker.join(0.001)
-        worker.join(moments.uniform(0.0, 0.06))
-        worker.kill()
-        worker.join()
-        left.append(len(missing_shards(run, plan)))
+        left.append(killed(run, moments.choice((0, 1)), moments.uniform(0.0, 0.06)))
     assert len(set(left)) > 5, f"the kills must fall inside the run, not around it: {left}"
     carry_out(run)
     assert_same_run(undisturbed, run)

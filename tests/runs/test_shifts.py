@@ -9,7 +9,9 @@ import torch
 from torch import nn
 
 from doors import assert_three_parts
-from robustscope.analyses.shifts import shift_summary
+from robustscope.analyses.intervals import clustered, proportion
+from robustscope.analyses.sequences import sequence_summary
+from robustscope.analyses.shifts import add_differences, against, shift_summary
 from robustscope.core.draws import Draws
 from robustscope.core.errors import CorruptRun, InvalidValue, MissingFile
 from robustscope.corruptions import corrupt
@@ -205,3 +207,87 @@ def test_the_page_and_the_heat_map_show_every_cell(tmp_path):
     with_baseline = render_shifts(shift_summary(rows_of(CELLS), {"fog": 0.5, "snow": 1.0}, 0.25), "one")
     assert "mCE 87.5" in with_baseline
     assert "relative mCE 150.0" in with_baseline
+
+
+def test_means_differences_and_families_of_a_hand_computed_table():
+    first, second = rows_of(CELLS), rows_of({**CELLS, ("fog", 1): "0111", ("snow", 1): "1111"})
+    found = shift_summary(first, families={"fog": "weather", "snow": "weather"})
+    means = [row["value"] for row in found["corruptions"]]
+    assert means == [0.5, 0.25]
+    assert found["shifted"]["value"] == found["families"][0]["value"] == 0.375
+    assert found["families"][0]["corruptions"] == ["fog", "snow"]
+    add_differences(found, first, second)
+    assert [row["difference"]["value"] for row in found["corruptions"]] == [0.0, -0.25]
+    gaps = np.array([0.5, 0, 0, -0.5])  # of fog, each the mean of two severities
+    half = 3.182446305 * gaps.std(ddof=1) / 2
+    assert found["corruptions"][0]["difference"]["high"] == pytest.approx(half)
+    assert found["shifted"]["difference"]["value"] == pytest.approx(-0.125)
+
+
+def test_a_ratio_that_is_not_defined_is_a_gap_with_its_reason():
+    rows = rows_of(CELLS)
+    clean = rows[rows["corruption"] == "clean"]
+    shifted = rows[rows["corruption"] != "clean"]
+    errors = {"fog": [0.0, 0.0], "snow": [0.5, 0.5]}
+    found = against(shifted, (errors, 0.0), clean=clean)
+    assert (found["mce"], found["relative_mce"]) == (None, None)
+    assert "'fog'" in found["mce_reason"]
+    found = against(shifted, ({"fog": [0.2, 0.2], "snow": [0.5, 0.5]}, 0.3), clean=clean)
+    assert found["mce"] == pytest.approx((0.5 / 0.2 + 0.75 / 0.5) / 2)
+    assert found["relative_mce"] is None
+    assert found["mce_reason"]
+    assert against(shifted, None, clean=None)["mce_reason"] is None
+
+
+def test_a_model_without_confidences_has_no_calibration():
+    found = shift_summary(rows_of(CELLS).assign(confidence=np.nan))
+    assert found["shifted"]["rms_calibration_error"] is None
+    assert found["shifted"]["value"] == 0.375
+
+
+def test_intervals_know_that_pictures_of_one_image_go_together():
+    for k in (0, 3, 8):
+        alike = np.repeat([1.0, 0.0], [k, 8 - k])
+        assert clustered(alike, 1) == pytest.approx(proportion(k, 8), abs=1e-12)
+        assert clustered(alike, 5) == pytest.approx(proportion(k, 8), abs=1e-12)
+    generator = np.random.default_rng(0)
+    apart = generator.binomial(10, 0.5, 400) / 10
+    low, high = proportion(int(apart.sum() * 10), 4000)[1:]
+    found = clustered(apart, 10)
+    assert found[2] - found[1] == pytest.approx(high - low, rel=0.1), "independent answers count in full"
+    covered = 0
+    for _ in range(500):  # half of the images answer alike, half anew for each picture
+        chance = np.where(generator.random(80) < 0.5, (generator.random(80) < 0.8).astype(float), 0.8)
+        _, low, high = clustered(generator.binomial(5, chance) / 5, 5)
+        covered += low <= 0.8 <= high
+    assert covered / 500 > 0.92
+    for wrong in ((np.empty(0), 2), (np.array([0.5]), 0), (np.array([1.5]), 2)):
+        with pytest.raises(InvalidValue) as caught:
+            clustered(*wrong)
+        assert_three_parts(caught.value)
+
+
+def orders_of(predictions: list[list[int]]) -> pd.DataFrame:
+    """Rows of sequences of one family: the predicted class first, then five others that never change."""
+    rows = [
+        {"corruption": "tilt", "sample": i, "orders": np.array([[c, 91, 92, 93, 94] for c in one]).ravel()}
+        for i, one in enumerate(predictions)
+    ]
+    return pd.DataFrame(rows)
+
+
+def test_flips_of_hand_computed_sequences():
+    rows = orders_of([[1, 2, 2, 2], [3, 3, 3, 3], [1, 2, 1, 2]])
+    moving = sequence_summary(rows, {"tilt": 4}, ())
+    assert moving["sequences"][0]["value"] == moving["mean_flips"] == pytest.approx((1 / 3 + 0 + 1) / 3)
+    still = sequence_summary(rows, {"tilt": 4}, ("tilt",))
+    assert still["sequences"][0]["value"] == pytest.approx((1 + 0 + 2 / 3) / 3)
+    assert moving["sequences"][0]["top5"] == pytest.approx(5 * (1 / 3 + 0 + 1) / 3)
+    other = sequence_summary(orders_of([[1, 2, 1, 2], [3, 3, 3, 3], [1, 2, 1, 2]]), {"tilt": 4}, ())
+    found = sequence_summary(rows, {"tilt": 4}, (), other)
+    assert (found["mfr"], found["mt5d"]) == (pytest.approx(4 / 6), pytest.approx(4 / 6))
+    never = sequence_summary(orders_of([[1, 1, 1, 1]] * 3), {"tilt": 4}, ())
+    assert sequence_summary(rows, {"tilt": 4}, (), never)["mfr"] is None
+    assert "never changes its mind" in sequence_summary(rows, {"tilt": 4}, (), never)["reason"]
+    with pytest.raises(InvalidValue):
+        sequence_summary(rows.iloc[:0], {"tilt": 4}, ())

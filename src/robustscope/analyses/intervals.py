@@ -57,6 +57,52 @@ def proportion(k: int | None, n: int) -> tuple[float | None, float | None, float
     return (k / n, *clopper_pearson(k, n))
 
 
+def clustered(shares: np.ndarray, each: int) -> tuple[float, float, float]:
+    """Return the mean of shares of several answers for each sample, with its 95 % interval.
+
+    Answers about one sample go together, so that they count for fewer than they are: for as many independent ones as would
+    vary as much as the mean does, at least one for each sample. The interval is exact for that number.
+
+    Args:
+        shares: (n,), in [0, 1], of each sample.
+        each: answers of a sample, at least 1; with 1 it is the interval of Clopper and Pearson.
+
+    Returns:
+        (value, low, high), fractions.
+
+    Raises:
+        InvalidValue: for no samples, shares outside [0, 1], or ``each`` below 1.
+
+    Example:
+        >>> alike = clustered(np.array([1.0, 1.0, 0.0, 0.0]), 5)
+        >>> alike == proportion(2, 4)
+        True
+
+    Source:
+        Korn and Graubard, 1998, Survey Methodology 24, 193-201, Sec. 3: Clopper-Pearson with the effective sample size.
+
+    Departures: the effective size stays between n and n times ``each``.
+    """
+    n = len(shares)
+    if n < 1 or each < 1 or not ((shares >= 0) & (shares <= 1)).all():
+        raise InvalidValue(
+            f"{n} shares of {each} answers were given",
+            "one share in [0, 1] for each of one or more samples, and one answer or more, are allowed",
+            "Divide the answers that are right by all of a sample.",
+        )
+    value = float(shares.mean())
+    size = float(n)
+    if 0 < value < 1 and n > 1 and each > 1:
+        spread = float(shares.var(ddof=1)) / n
+        most = float(n * each)
+        fewer = (stats.t.ppf(0.975, most - 1) / stats.t.ppf(0.975, n - 1)) ** 2
+        size = min(max(value * (1 - value) / spread * fewer if spread else most, n), most)
+    k = value * size
+    low = 0.0 if k == 0 else float(stats.beta.ppf(0.025, k, size - k + 1))
+    high = 1.0 if value == 1 else float(stats.beta.ppf(0.975, k + 1, size - k))
+    return value, low, high
+
+
 def mcnemar(only_first: int, only_second: int) -> float:
     """Return the exact two-sided p-value that two paired classifiers are equally good.
 

@@ -27,13 +27,14 @@ def command(
     from robustscope.attacks import ATTACKS
     from robustscope.certify import CERTIFIERS
     from robustscope.corruptions import CORRUPTIONS
+    from robustscope.corruptions.sequences import SEQUENCES
     from robustscope.estimates import ESTIMATES
     from robustscope.limits import LIMITS
     from robustscope.probes import PROBES
     from robustscope.runs.store import read_plan
     from robustscope.training import OBJECTIVES
 
-    registries = (PROBES, CORRUPTIONS, LIMITS, ESTIMATES, CERTIFIERS, ATTACKS)
+    registries = (PROBES, SEQUENCES, CORRUPTIONS, LIMITS, ESTIMATES, CERTIFIERS, ATTACKS)
     known: dict[str, Card] = {card.name: card for registry in registries for card in registry}
     known |= {f"train-{card.name}": card for card in OBJECTIVES}
     names: list[str] = []
@@ -44,6 +45,7 @@ def command(
             names += [cell["attack"] for cell in plan["cells"]]
             probed = [m["source"] for m in plan.get("measures", ()) if m["kind"] == "trust"]
             names += [m["method"] for m in plan.get("measures", ()) if m["kind"] != "trust"]
+            names += [name for s in plan.get("shifts", ()) if "versions" in s for name in s["versions"]]
             sources |= {f"% trust: {source}": None for source in probed}
         elif item in known:
             names.append(item)

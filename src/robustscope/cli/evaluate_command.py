@@ -65,6 +65,8 @@ class ModelOptions:
         std: Per-channel standard deviation, with --mean.
         bounds: Valid range of the inputs before normalisation. The source's own, else 0,1.
         allow_probabilities: Accept outputs that look like softmax probabilities.
+        classes: List of the WordNet ids of the model's outputs in their order, one on each line: data or shifts of fewer
+            classes, such as ImageNet-A and -R, are then judged among their own.
     """
 
     weights: str | None = None
@@ -72,6 +74,7 @@ class ModelOptions:
     std: str | None = None
     bounds: str | None = None
     allow_probabilities: Annotated[bool, Parameter(show_default=False)] = False
+    classes: str | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -81,15 +84,20 @@ class RunOptions:
     Args:
         samples: Which samples: all, a number (seeded random subset, stratified by class), a range such as 0:500, or
             ids:3,5,8. At most 1000 if left out.
-        suite: Named suite, or the name of one attack; see `robustscope list`.
+        suite: Named suite, or the name of one attack; see `robustscope list`. The suite common is audited, with
+            shifts and brackets.
         audit: Full AutoAttack on a random part of what the attacks left: the bound wanted on what it would still
             change, e.g. 1pp; or a budget, e.g. 100samples; or both, 1pp,100samples; or off. 2pp for the suite
             audited, off for others.
         trust: On how many samples the probes ask whether the robust accuracy can be believed, or off.
         certify: Certifier that looks at every sample, e.g. crown or ibp; or off. What is certified needs no audit.
         bracket: For how many samples to bracket the robust radius between a certified radius, an estimate and the
-            nearest adversarial example, or off.
+            nearest adversarial example, or off. 16 for the suite common, off for others.
         estimate: Estimate of the bracket, or off.
+        shifts: Corruptions and other shifts, separated by commas: imagenet-c, imagenet-c-extra, cifar10-c, mnist-c or
+            sequences imagenet-p, made here; single corruptions; folders of benchmarks on disk; or off. Left out, the
+            suite common takes mnist-c or imagenet-c.
+        reference: Whose errors mCE and mFR divide by: alexnet, or a model of this run.
         curve: Factors of epsilon at which accuracy is measured too, or none.
         seed: Seed of every random number.
         shard_size: Samples in a shard, the unit that is stored and resumed.
@@ -105,8 +113,10 @@ class RunOptions:
     audit: Annotated[str, Parameter(show_default=False)] = Settings.audit
     trust: str = str(Settings.trust)
     certify: Annotated[str, Parameter(show_default=False)] = Settings.certify
-    bracket: str = str(Settings.bracket)
+    bracket: Annotated[str, Parameter(show_default=False)] = str(Settings.bracket)
     estimate: str = Settings.estimate
+    shifts: Annotated[str, Parameter(show_default=False)] = ""
+    reference: Annotated[str, Parameter(show_default=False)] = Settings.reference
     curve: str = ",".join(f"{factor:g}" for factor in Settings.curve)
     seed: Whole = Settings.seed
     shard_size: Whole = Settings.shard_size
@@ -158,6 +168,7 @@ def configure(
             std=numbers(model_options.std, "--std"),
             bounds=pair,
             allow_probabilities=model_options.allow_probabilities,
+            classes=model_options.classes,
         )
         for text in models
     ]
@@ -188,7 +199,7 @@ def command(
     `robustscope evaluate net.json --data mnist:FOLDER --threat linf:0.1 --out RUN`.
 
     RUN then holds the record and report.html, report.md and report.json. Interrupted work is taken up by the same
-    command, or by `robustscope run RUN`. Exit code 1 if an attack failed, so that a figure had to be withheld.
+    command, or by `robustscope run RUN`. Exit code 1 if an attack failed, or a shift, so that a figure had to be withheld.
     """
     asked = configure(models, data, threat, attack, options, model_options, config)
     from robustscope.runs.plan import load_subjects, make_plan
@@ -214,9 +225,10 @@ def describe(plan: dict) -> str:
     """Return a plan in one line."""
     samples = plan["data"]["n"]
     rows = plan["cost"]
+    parts = sum(len(shift["parts"]) for shift in plan.get("shifts", ()))
     return (
-        f"{len(plan['models'])} model(s) x {samples} samples of {plan['data']['name']} x "
-        f"{len(plan['cells'])} cells in {len(plan['shards'])} shard(s), at most {rows['forward']:,} rows forward and "
+        f"{len(plan['models'])} model(s) x {samples} samples of {plan['data']['name']} x {len(plan['cells'])} cells"
+        f"{f' and {parts} shifts' if parts else ''} in {len(plan['shards'])} shard(s), at most {rows['forward']:,} rows forward and "
         f"{rows['backward']:,} backward"
     )
 
@@ -236,4 +248,5 @@ def present(folder: Path, *, json: bool) -> int:
         out.print(f"report: {written['html']}", markup=False)
     threats = [threat for model in summary["models"] for threat in model["threats"]]
     figures = [figure for threat in threats for figure in (threat["robust_accuracy"], *threat["certified"])]
-    return 1 if any(figure["value"] is None for figure in figures) else 0
+    withheld = [told["reason"] for shift in summary["shifts"] for told in shift["models"]]
+    return 1 if any(withheld) or any(figure["value"] is None for figure in figures) else 0

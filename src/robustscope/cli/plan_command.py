@@ -47,6 +47,7 @@ def command(
     asked = configure(models, data, threat, attack, options, model_options, config)
     from robustscope.runs.plan import make_plan
     from robustscope.runs.session import start
+    from robustscope.runs.shift_plans import rows_of
     from robustscope.runs.store import portable
 
     plan = make_plan(asked)
@@ -66,4 +67,11 @@ def command(
         where = f"{measure['norm']} {measure['epsilon']:.6g} on {measure['samples']} samples of {measure['model']}"
         how = "" if measure["kind"] == measure["method"] else f" by {measure['method']}"
         out.print(f"beside attacks: {measure['kind']}{how} at {where}", markup=False)
+    for shift in plan.get("shifts", ()):
+        how = f"made at the constants {shift['constants']}" if "sources" not in shift else "read from the disk"
+        out.print(
+            f"beside attacks: shifts {shift['name']}, {len(shift['parts'])} parts, {how}, on {shift['samples']:,} samples: "
+            f"{rows_of(plan, shift):,} rows forward, for which {shift['samples'] * sum(shift['frames']):,} pictures are made once",
+            markup=False,
+        )
     return 0

@@ -33,16 +33,19 @@ SIDES = {"imagenet-c": 224, "tiny-imagenet-c": 64, "cifar-10-c": 32, "mnist-c": 
 def _pictures(
     card: CorruptionCard, constants: str, n: int, dtype: torch.dtype = torch.float32, side: int | None = None
 ) -> Tensor:
-    """Return pictures of coloured blots with edges, on 256 levels: (n, C, H, W), small unless a side is asked for."""
-    channels = 3 if card.channels is None else max(card.channels)
-    side = side or min(SIDES[constants], 32)
-    if constants == "mnist-c" and (card.channels is None or 1 in card.channels):
-        channels = 1
+    """Return :func:`blots` of a benchmark's channels: (n, C, H, W), small unless a side is asked for."""
+    grey = constants == "mnist-c" and (card.channels is None or 1 in card.channels)
+    channels = 1 if grey else 3 if card.channels is None else max(card.channels)
+    return blots(n, channels, side or min(SIDES[constants], 32), dtype)
+
+
+def blots(n: int, channels: int, side: int, dtype: torch.dtype = torch.float32) -> Tensor:
+    """Return pictures of coloured blots with edges, on 256 levels: (n, channels, side, side)."""
     draws = Draws(0, tuple(range(n)), "pictures")
     coarse = draws.uniform("coarse", torch.empty(n, channels, 5, 5), 0.0, 1.0)
     fine = draws.uniform("fine", torch.empty(n, channels, 14, 14), -0.2, 0.2)
-    blots, details = (functional.interpolate(part, (side, side), mode="bilinear") for part in (coarse, fine))
-    x = torch.where(blots > 0.6, 0.2, 0.0) + blots + details
+    smooth, details = (functional.interpolate(part, (side, side), mode="bilinear") for part in (coarse, fine))
+    x = torch.where(smooth > 0.6, 0.2, 0.0) + smooth + details
     x = x + draws.uniform("grain", torch.empty(n, channels, side, side), -0.08, 0.08)
     return x.clamp(0, 1).mul(255).round().div(255).to(dtype)
 

@@ -9,6 +9,7 @@ from typing import Any
 from robustscope.reports.flags import flags
 from robustscope.reports.formats import number, percent, place, plain
 from robustscope.reports.measures import measure_cautions
+from robustscope.reports.shift_tables import shift_cautions
 
 SMALL_N = 100
 ENOUGH_SURVIVE = 0.9
@@ -39,6 +40,7 @@ def cautions(summary: Mapping[str, Any], accuracy: Rows, record: Mapping[str, An
         *_repeated(record),
         *flags(summary, record),
         *measure_cautions(summary),
+        *shift_cautions(summary),
         (
             "note",
             "Robust accuracy here is an upper bound: no attack in this suite broke those samples. A stronger or adapted "

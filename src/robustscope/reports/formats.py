@@ -34,6 +34,21 @@ def interval(low: float | None, high: float | None, digits: int = 1) -> str:
     return f"{100 * low:.{digits}f}{join}{100 * high:.{digits}f}".replace("-", "−")
 
 
+def points(difference: Mapping[str, float | None] | None) -> str:
+    """Write a difference of fractions in percentage points, with its interval.
+
+    Example:
+        >>> points({"value": -0.071, "low": -0.093, "high": -0.049}), points(None)
+        ('−7.1 (−9.3 to −4.9)', '–')
+    """
+    if difference is None or difference["value"] is None:
+        return "–"
+    text = f"{round(100 * difference['value'], 1) + 0.0:+.1f}"
+    if difference["low"] is not None and difference["high"] is not None:
+        text += f" ({100 * difference['low']:.1f} to {100 * difference['high']:.1f})"
+    return text.replace("-", "−")
+
+
 def number(value: float | str | None, digits: int = 3) -> str:
     """Write a number with few digits; integers in groups of three.
 

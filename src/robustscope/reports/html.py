@@ -15,6 +15,7 @@ from robustscope.reports import formats
 from robustscope.reports.bracket_figures import bracket_figures
 from robustscope.reports.figures import DASHES, SERIES, figures
 from robustscope.reports.gallery import Picture
+from robustscope.reports.shifts import heat_map
 
 MOST_CLASSES = 20
 MOST_PAIRS = 12
@@ -31,7 +32,7 @@ def environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    for name in ("percent", "interval", "number", "p_value", "duration", "parameters", "plain"):
+    for name in ("percent", "interval", "number", "points", "p_value", "duration", "parameters", "plain"):
         env.filters[name] = getattr(formats, name)
     return env
 
@@ -65,6 +66,7 @@ def render_html(summary: Mapping[str, Any], pictures: Sequence[Picture] = ()) ->
         for figure in group:
             figure["svg"] = Markup(figure["svg"])
     order = [model["name"] for model in summary["models"]]
+    drawn["shifts"] = [_heat_maps(shift, place) for place, shift in enumerate(summary["shifts"])]
     drawn["brackets"] = [{kind: svg and Markup(svg) for kind, svg in one.items()} for one in bracket_figures(summary)]
     return page(
         "report.html.j2",
@@ -82,6 +84,14 @@ def render_html(summary: Mapping[str, Any], pictures: Sequence[Picture] = ()) ->
         worst_groups=_grouped(summary["worst"]),
         names={(threat["norm"], threat["epsilon"]): threat["name"] for threat in summary["threats"]},
     )
+
+
+def _heat_maps(shift: Mapping[str, Any], place: int) -> dict[str, Markup]:
+    """Return model -> the heat map of its accuracy, for shifts of several cells."""
+    if shift["kind"] == "sequences" or shift["parts"] < 2:
+        return {}
+    told = [model for model in shift["models"] if not model["reason"]]
+    return {model["model"]: Markup(heat_map(model, f"shift{place}x{at}")) for at, model in enumerate(told)}
 
 
 def _cautions(items: Sequence[Mapping[str, str]]) -> dict[str, list[Mapping[str, str]]]:

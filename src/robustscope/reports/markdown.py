@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from robustscope.reports.formats import duration, interval, number, p_value, parameters, percent, place
 from robustscope.reports.formats import markdown as safe
-
-
-def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """Return a Markdown table; cells are taken as they are, so texts of others must have been made safe."""
-    lines = [head, ["---"] * len(head), *rows]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+from robustscope.reports.shift_markdown import card_blocks, shift_blocks
+from robustscope.reports.tables import table
 
 
 def rate(row: Mapping[str, Any], name: str = "") -> str:
@@ -35,7 +31,7 @@ def render_markdown(summary: Mapping[str, Any]) -> str:
     Args:
         summary: what ``summarise`` returned.
     """
-    sections = (_top, _comparison, _trust, _brackets, _curve, _attacks, _classes, _worst, _methods)
+    sections = (_top, _comparison, _trust, _brackets, shift_blocks, _curve, _attacks, _classes, _worst, _methods)
     return "\n\n".join(block for section in sections for block in section(summary)) + "\n"
 
 
@@ -46,6 +42,7 @@ def _at(summary: Mapping[str, Any], row: Mapping[str, Any]) -> str:
 
 def _top(summary: Mapping[str, Any]) -> Iterator[str]:
     yield f"# Robustness of {safe(', '.join(model['name'] for model in summary['models']))} on {safe(summary['data']['name'])}"
+    yield from card_blocks(summary)
     for model in summary["models"]:
         for threat in model["threats"]:
             yield f"**{safe(threat['trust']['sentence'])}** ({safe(model['name'])}, {safe(threat['name'])})"

@@ -9,12 +9,13 @@ from typing import Any
 
 import pandas as pd
 
-from robustscope.analyses import ANALYSES, MEASURED
+from robustscope.analyses import ANALYSES, MEASURED, shifts
 from robustscope.core.errors import MissingFile
 from robustscope.reports.cautions import cautions
 from robustscope.reports.formats import interval, native, percent, plain, threat_name
 from robustscope.reports.gallery import Picture, collect
 from robustscope.reports.measures import brackets, certified_of, trust_of
+from robustscope.reports.shift_tables import cards, shifts_of
 from robustscope.runs import store
 from robustscope.runs.measured import read_measures
 
@@ -51,6 +52,7 @@ def gather(run: str | Path) -> tuple[dict[str, Any], list[Picture]]:
     measured = read_measures(run)
     tables = {card.name: native(card.function(table, plan).to_dict("records")) for card in ANALYSES}
     tables |= {card.name: native(card.function(table, measured, plan).to_dict("records")) for card in MEASURED}
+    shifted = native(shifts_of(run, plan, table))
     pictures, reason = collect(run, plan, table)
     ran = native(record)
     plan = native(plan)  # from here on for JSON only: an infinite radius has become text
@@ -76,17 +78,20 @@ def gather(run: str | Path) -> tuple[dict[str, Any], list[Picture]]:
         "comparisons": tables["comparison"],
         **{name: tables[name] for name in ("attacks", "curve", "per_class", "distances", "worst", "flags")},
         "brackets": brackets(tables["bracket"]),
+        "shifts": shifted,
         "gallery": {"reason": reason, "items": [picture.facts for picture in pictures]},
         "methods": _methods(plan),
         "measures": [{k: v for k, v in m.items() if k != "index"} for m in plan.get("measures", ())],
         "analyses": [
             {"name": card.name, "version": card.version, "source": card.source} for card in (*ANALYSES, *MEASURED)
-        ],
+        ]
+        + ([{"name": "shifts", "version": shifts.VERSION, "source": shifts.SOURCE}] if shifted else []),
         "cost_total": _cost_total(plan, record, table),
         "environment": {
             key: record.get(key) for key in ("complete", "versions", "device", "platform", "git", "seconds")
         },
     }
+    summary["cards"] = cards(summary)
     summary["warnings"] = cautions(summary, tables["accuracy"], record)
     return native(summary), pictures
 

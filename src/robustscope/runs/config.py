@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,8 @@ from robustscope.core.forms import build, conform, read_toml, value_as
 
 DEFAULT_THREAT = "linf:8/255"
 MOST_THREADS = 1024
+COMMON, COMMON_BRACKET = "common", "16"
+"""The suite of attacks, shifts and brackets on one card, and for how many samples it brackets the radius."""
 
 
 @dataclass(frozen=True)
@@ -28,6 +30,8 @@ class ModelSpec:
         mean, std: per-channel normalisation done before the model; read from the source where it knows them.
         bounds: valid range of the inputs before normalisation.
         allow_probabilities: accept a model whose outputs look like softmax probabilities.
+        classes: list of the WordNet ids of the model's outputs, in their order; only those that the data have are
+            compared. See ``models.selected``.
     """
 
     source: str
@@ -37,6 +41,7 @@ class ModelSpec:
     std: tuple[float, ...] | None = None
     bounds: tuple[float, float] | None = None
     allow_probabilities: bool = False
+    classes: str | None = None
 
     def __post_init__(self) -> None:
         conform(self)
@@ -107,7 +112,7 @@ class Settings:
     Args:
         samples: "all", a number for a seeded random subset stratified by class, "0:500" for a range of sample ids, or
             "ids:3,5,8". Empty means 1000, or all if there are fewer. A number may also be an integer.
-        suite: named suite of attacks, or the name of one attack.
+        suite: named suite of attacks, or the name of one attack; "common" is the default one with shifts and brackets.
         curve: factors of epsilon at which accuracy is measured too, for the accuracy-against-epsilon curve; empty
             measures at the threat models alone.
         seed: seed of every random number.
@@ -124,8 +129,12 @@ class Settings:
             "crown" or "crown:memory=256", or "off".
         bracket: for how many samples the robust radius is bracketed between a certified radius, an estimate and the
             nearest adversarial example, or "off". The certifier is that of ``certify``, "crown" if that is left empty, and
-            none if it is "off".
+            none if it is "off". Empty means "16" for the suite "common" and "off" for any other.
         estimate: the estimate of the bracket, with its parameters, such as "clever:batches=100,points=100", or "off".
+        shifts: suites of corruptions or sequences made on the fly, corruptions, benchmarks on disk by path, or ("off",); one
+            text with commas between them will do. Empty means MNIST-C or ImageNet-C, by the shape of the data, for the
+            suite "common" and nothing for any other. See ``runs.shift_plans``.
+        reference: whose errors mCE and mFR divide by: "alexnet", or the name of a model of the run; empty for none.
     """
 
     samples: str | int = ""
@@ -140,12 +149,26 @@ class Settings:
     audit: str = ""
     trust: str | int = "32"
     certify: str = ""
-    bracket: str | int = "off"
+    bracket: str | int = ""
     estimate: str = "clever:batches=50,points=64,rivals=3"
+    shifts: tuple[str, ...] | str = ()
+    reference: str = ""
+
+    @property
+    def attacks(self) -> str:
+        """The suite of attacks: that of "common" is the default one."""
+        return Settings.suite if self.suite == COMMON else self.suite
+
+    def asked_shifts(self, shape: Sequence[int]) -> tuple[str, ...]:
+        """Return the shifts that are asked for on data of a shape (*S); none if they are off."""
+        if self.shifts or self.suite != COMMON:
+            return () if self.shifts == ("off",) else tuple(self.shifts)
+        pictures = len(shape) == 3 and shape[0] in (1, 3)
+        return (("mnist-c" if tuple(shape) == (1, 28, 28) else "imagenet-c"),) if pictures else ()
 
     def asked_audit(self, own_attacks: bool) -> Audit | None:
         """Return the audit that is asked for; an evaluation with attacks of one's own has none unless it says so."""
-        default = "2pp" if self.suite == Settings.suite and not own_attacks else "off"
+        default = "2pp" if self.attacks == Settings.suite and not own_attacks else "off"
         return Audit.parse(self.audit or default)
 
     def asked_number(self, name: str) -> int:
@@ -155,6 +178,8 @@ class Settings:
             InvalidValue: for anything but a number >= 1 and "off".
         """
         text = getattr(self, name).strip()
+        if name == "bracket" and not text:
+            text = COMMON_BRACKET if self.suite == COMMON else "off"
         if text == "off":
             return 0
         if not text.isdecimal() or int(text) < 1:
@@ -179,6 +204,8 @@ class Settings:
         conform(self)
         for name in ("samples", "trust", "bracket"):
             object.__setattr__(self, name, str(getattr(self, name)))
+        if isinstance(self.shifts, str):
+            object.__setattr__(self, "shifts", tuple(part.strip() for part in self.shifts.split(",") if part.strip()))
         Audit.parse(self.audit or "off")
         for name in ("trust", "bracket"):
             self.asked_number(name)

@@ -29,26 +29,18 @@ import torch
 from torch import Tensor
 
 from robustscope import __version__
-from robustscope.core.draws import Draws
 from robustscope.core.errors import BadFile, InvalidValue, StoreError, did_you_mean
-from robustscope.corruptions import CORRUPTIONS, SUITES, corrupt
+from robustscope.corruptions import CORRUPTIONS, SUITES
 from robustscope.corruptions.tables import Constants, Rounding, benchmark
 from robustscope.data.base import Dataset
 from robustscope.data.datasets import load_data
 from robustscope.data.pictures import decode, encode, pillow
 from robustscope.data.selection import select
 from robustscope.data.sources.folder import SPLITS
+from robustscope.runs.corruption_suites import BENCHMARKS, check_pictures, corrupted
 from robustscope.runs.engines.local import end_with, torch_threads
 from robustscope.runs.files import read_json, write_atomically, write_json
 
-BENCHMARKS: Mapping[str, tuple[str, Constants]] = {
-    "imagenet-c": ("imagenet-c", "auto"),
-    "imagenet-c-extra": ("imagenet-c-extra", "auto"),
-    "tiny-imagenet-c": ("imagenet-c", "tiny-imagenet-c"),
-    "cifar10-c": ("imagenet-c", "cifar-10-c"),
-    "mnist-c": ("mnist-c", "mnist-c"),
-}
-"""Benchmark -> its suite, and the constants that its name stands for."""
 ROWS, VALUES = 64, 2_000_000
 """Samples, and values, that are corrupted together at most."""
 SUMS = "SHA256SUMS"
@@ -108,10 +100,7 @@ def corrupted_rows(
     data: Dataset, part: tuple[str, int], ids: Sequence[int], request: Request, constants: Constants
 ) -> Tensor:
     """Return samples in a corruption of a severity, on 256 levels: float32 (B, C, H, W)."""
-    name, severity = part
-    draws = Draws(request.seed, tuple(ids))
-    parameters: dict[str, Any] = {"constants": constants} if "constants" in CORRUPTIONS[name].parameters else {}
-    return corrupt(name, data.read(ids), severity, draws=draws, rounding=request.rounding, **parameters)
+    return corrupted(data.read(ids), part, ids, request.seed, constants, request.rounding)
 
 
 class Writer:
@@ -254,28 +243,6 @@ def class_folders(data: Dataset, ids: Sequence[int]) -> dict[int, str]:
     if plain and names == sorted(set(names)) and not set(names) <= SPLITS:
         return dict(enumerate(names))
     return {k: f"{numbers[k]}_{re.sub(r'[^A-Za-z0-9]+', '_', name).strip('_')}" for k, name in enumerate(names)}
-
-
-def check_pictures(data: Dataset, parts: Iterable[tuple[str, int]]) -> None:
-    """Refuse data that the corruptions are not defined for.
-
-    Raises:
-        InvalidValue: for samples that are no pictures, or of other channels.
-    """
-    if len(data.shape) != 3 or data.shape[0] not in (1, 3):
-        raise InvalidValue(
-            f"samples of shape {data.shape} were given",
-            "pictures (C, H, W) with C = 1 or 3 are allowed",
-            "Files of pictures hold grey or RGB.",
-        )
-    for name, _ in parts:
-        channels = CORRUPTIONS[name].channels
-        if channels is not None and data.shape[0] not in channels:
-            raise InvalidValue(
-                f"{name!r} was asked for pictures of {data.shape[0]} channels",
-                f"{' or '.join(map(str, channels))} channels are allowed for it",
-                "Leave it out: name the corruptions one by one.",
-            )
 
 
 def claim_folder(folder: Path, request: Mapping[str, Any]) -> None:

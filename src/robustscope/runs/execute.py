@@ -30,7 +30,9 @@ from robustscope.runs.measured import COLUMNS as MEASURED
 from robustscope.runs.measuring import measure_shard
 from robustscope.runs.partial import Partial
 from robustscope.runs.plan import Subjects
-from robustscope.runs.store import cells_of, write_shard
+from robustscope.runs.shifted import COLUMNS as SHIFTED
+from robustscope.runs.shifting import shift_shard, stored_marks
+from robustscope.runs.store import cells_of, runs_all_cells, write_shard
 
 GALLERY = 8
 Entry = Mapping[str, Any]
@@ -42,9 +44,7 @@ def check_subjects(plan: Mapping[str, Any], subjects: Subjects) -> None:
     Raises:
         CorruptRun: naming what changed since the plan was made.
     """
-    shards = [
-        shard for shard in plan["shards"] if not shard.keys() & {"cells", "measures"}
-    ]  # those see the same samples
+    shards = [shard for shard in plan["shards"] if runs_all_cells(shard)]
     ids = sorted({i for shard in shards for i in shard["ids"]})
     pairs = [
         (f"the model {entry['name']!r}", entry["fingerprint"], model.fingerprint)
@@ -55,6 +55,7 @@ def check_subjects(plan: Mapping[str, Any], subjects: Subjects) -> None:
     else:
         first = [i for shard in shards if shard["model"] == plan["models"][0]["name"] for i in shard["ids"]]
         pairs.append(("the data set", plan["data"]["fingerprint"], subjects.data.fingerprint(first)))
+    pairs += stored_marks(plan)
     for what, expected, found in pairs:
         if expected != found:
             raise CorruptRun(
@@ -77,6 +78,8 @@ def run_shard(plan: Mapping[str, Any], index: int, subjects: Subjects, run: Path
         The record of the shard: seconds, rows, warnings.
     """
     shard = plan["shards"][index]
+    if "shifts" in shard:
+        return _run_shift(plan, shard, subjects, run)
     position = next(i for i, model in enumerate(plan["models"]) if model["name"] == shard["model"])
     classifier = subjects.models[position].classifier
     device = plan["request"]["settings"]["device"]
@@ -89,7 +92,7 @@ def run_shard(plan: Mapping[str, Any], index: int, subjects: Subjects, run: Path
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
             rows, verdicts = measure_shard(plan, shard, classifier, x, y, run)
-        record = _record(index, classifier, time.perf_counter() - began, caught, device) | {"trust": verdicts}
+        record = _record(index, [classifier], time.perf_counter() - began, caught, device) | {"trust": verdicts}
         write_shard(run, index, rows, {}, record, MEASURED)
         return record
     with warnings.catch_warnings(record=True) as caught:
@@ -102,7 +105,7 @@ def run_shard(plan: Mapping[str, Any], index: int, subjects: Subjects, run: Path
             classifier.ledger.backward += twin.backward
         with keeping(keeper):
             rows, evidence, again = attack_shard(plan, shard, classifier, x, y, twin)
-    record = _record(index, classifier, keeper.earlier + time.perf_counter() - began, caught, device) | {
+    record = _record(index, [classifier], keeper.earlier + time.perf_counter() - began, caught, device) | {
         "twin": {"kind": twin.kind, "notes": list(twin.notes), "reverted": again.fooled_twin},
         "alone": {"samples": again.alone, "forward": again.forward, "backward": again.backward},
         "flags": flags,
@@ -112,15 +115,34 @@ def run_shard(plan: Mapping[str, Any], index: int, subjects: Subjects, run: Path
     return record
 
 
+def _run_shift(plan: Mapping[str, Any], shard: Entry, subjects: Subjects, run: Path) -> dict[str, Any]:
+    """Run a shard of shifts, which all models of the plan see, and store it."""
+    models = [model.classifier for model in subjects.models]
+    for classifier in models:
+        classifier.ledger.reset()
+    began = time.perf_counter()
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        rows = shift_shard(plan, shard, models, subjects.data)
+    device = plan["request"]["settings"]["device"]
+    record = _record(shard["index"], models, time.perf_counter() - began, caught, device)
+    write_shard(run, shard["index"], rows, {}, record, SHIFTED)
+    return record
+
+
 def _record(
-    index: int, classifier: Classifier, seconds: float, caught: Sequence[warnings.WarningMessage], device: str
+    index: int,
+    classifiers: Sequence[Classifier],
+    seconds: float,
+    caught: Sequence[warnings.WarningMessage],
+    device: str,
 ) -> dict[str, Any]:
     """Return what the record of every shard says."""
     return {
         "index": index,
         "seconds": round(seconds, 3),
-        "forward": classifier.ledger.forward,
-        "backward": classifier.ledger.backward,
+        "forward": sum(classifier.ledger.forward for classifier in classifiers),
+        "backward": sum(classifier.ledger.backward for classifier in classifiers),
         "warnings": sorted({f"{w.category.__name__}: {w.message}" for w in caught}),
         "versions": versions(),
         "device": describe_device(device),

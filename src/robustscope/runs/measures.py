@@ -17,7 +17,7 @@ import torch
 from robustscope.attacks.suites import parse_attack
 from robustscope.certify import CERTIFIERS, certify
 from robustscope.core.draws import shuffled
-from robustscope.core.errors import InvalidValue
+from robustscope.core.errors import InvalidValue, RobustscopeError
 from robustscope.core.threats import Threat
 from robustscope.core.types import ThreatModel
 from robustscope.data.base import Dataset
@@ -26,6 +26,7 @@ from robustscope.models.classifier import Classifier
 from robustscope.runs import trust
 from robustscope.runs.cells import make_cell
 from robustscope.runs.config import Settings
+from robustscope.runs.store import runs_all_cells
 
 REACH = 4.0
 """Largest radius that a bracket looks at, in radii of the threat model: that of sampling, and of the first certificate."""
@@ -54,7 +55,7 @@ def add_measures(plan: Plan, models: Mapping[str, Classifier], threats: Sequence
     """
     plan["measures"] = []
     for name, model in models.items():
-        whole = [s for s in plan["shards"] if s["model"] == name and not s.keys() & {"cells", "measures"}]
+        whole = [s for s in plan["shards"] if s["model"] == name and runs_all_cells(s)]
         ids = [i for shard in whole for i in shard["ids"]]
         for threat in threats:
             entry = _Entry(plan, name, model, threat, ids, settings)
@@ -83,7 +84,10 @@ class _Entry:
     def bracket(self) -> None:
         """Certified radius, estimate and nearest example of some samples."""
         count = self.settings.asked_number("bracket")
-        if not count:
+        implied = not str(
+            self.settings.bracket
+        ).strip()  # by the suite, and then only where there is something to bracket
+        if not count or (implied and not _bracketed(self.threat)):
             return
         ball = self._ball("bracket")
         wide = replace(ball, epsilon=REACH * ball.common_epsilon)
@@ -116,7 +120,7 @@ class _Entry:
 
     def _ball(self, what: str) -> ThreatModel:
         """Return the threat set if it is a ball of a finite radius above 0."""
-        if isinstance(self.threat, ThreatModel) and 0 < self.threat.common_epsilon < math.inf:
+        if isinstance(self.threat, ThreatModel) and _bracketed(self.threat):
             return self.threat
         raise InvalidValue(
             f"{what} was asked for at {self.threat.norm}:{self.threat.common_epsilon:g}",
@@ -158,6 +162,11 @@ class _Entry:
             shards.append({"index": len(shards), "model": self.name, "ids": list(ids[start : start + size]), **what})
 
 
+def _bracketed(threat: Threat) -> bool:
+    """Tell whether a threat set is the ball of a norm with a finite radius above 0."""
+    return isinstance(threat, ThreatModel) and 0 < threat.common_epsilon < math.inf
+
+
 def _about_itself(name: str) -> None:
     """Refuse a certifier whose certificates are about another classifier: its radius bounds nothing that attacks reach."""
     if CERTIFIERS[name].subject is not None:
@@ -170,7 +179,7 @@ def _about_itself(name: str) -> None:
 
 def _probed(model: Classifier, threat: Threat) -> bool:
     """Tell whether probes can judge a robust accuracy; ``reports.measures.WITHOUT`` says in words where they cannot."""
-    ball = isinstance(threat, ThreatModel) and threat.norm in PROBED and 0 < threat.common_epsilon < math.inf
+    ball = _bracketed(threat) and threat.norm in PROBED
     return ball and model.access == "gradients"
 
 
@@ -199,7 +208,16 @@ def rehearse(plan: Plan, models: Mapping[str, Classifier], data: Dataset, device
         first = next(shard for shard in plan["shards"] if shard["model"] == measure["model"])["ids"][:1]
         y = torch.as_tensor(data.labels[first], device=device)
         threat = ThreatModel(measure["norm"], 0.0, model.bounds)
-        certify(measure["method"], model, data.read(first).to(device), y, threat, **measure["parameters"])
+        try:
+            certify(measure["method"], model, data.read(first).to(device), y, threat, **measure["parameters"])
+        except RobustscopeError as error:
+            if plan["request"]["settings"]["certify"].strip():
+                raise
+            raise InvalidValue(  # nobody asked for this certifier by name
+                f"the bracket wants certificates, and {measure['method']} cannot give them ({error.given})",
+                error.allowed,
+                "Say certify='off', on the command line --certify off: the bracket then has no lower end.",
+            ) from error
         model.ledger.reset()
 
 

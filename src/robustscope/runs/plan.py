@@ -27,9 +27,10 @@ from robustscope.models.weights import check_device
 from robustscope.probes.flags import COST, SAMPLES
 from robustscope.runs.audit import expected_draws
 from robustscope.runs.cells import make_cell
-from robustscope.runs.config import AttackSpec, Audit, Config, ModelSpec, Settings
+from robustscope.runs.config import COMMON, AttackSpec, Audit, Config, ModelSpec, Settings
 from robustscope.runs.measures import add_measures, forecast_measures, rehearse
-from robustscope.runs.store import FORMAT, sealed
+from robustscope.runs.shift_plans import add_shifts, asked_outputs, forecast_shifts
+from robustscope.runs.store import FORMAT, runs_all_cells, sealed
 
 DEFAULT_SAMPLES = 1000
 Attacks = list[tuple[str, dict[str, Any]]]
@@ -51,7 +52,7 @@ def load_subjects(models: Sequence[ModelSpec], data: str, settings: Settings) ->
         RobustscopeError: whatever is wrong with a model or the data.
     """
     dataset = load_data(data)
-    loaded = tuple(
+    loaded = [
         load_model(
             spec.source,
             weights=spec.weights,
@@ -63,8 +64,8 @@ def load_subjects(models: Sequence[ModelSpec], data: str, settings: Settings) ->
             device=settings.device,
         )
         for spec in models
-    )
-    return Subjects(loaded, dataset)
+    ]
+    return Subjects(tuple(asked_outputs(*pair, dataset) for pair in zip(loaded, models, strict=True)), dataset)
 
 
 def make_plan(config: Config, subjects: Subjects | None = None) -> dict[str, Any]:
@@ -138,6 +139,7 @@ def make_plan(config: Config, subjects: Subjects | None = None) -> dict[str, Any
     classifiers = {name: model.classifier for name, model in zip(names, subjects.models, strict=True)}
     add_measures(plan, classifiers, threats, settings)
     rehearse(plan, classifiers, subjects.data, settings.device)
+    add_shifts(plan, classifiers, subjects.data, config)
     plan["cost"] = forecast(plan)
     return sealed(plan)
 
@@ -156,7 +158,7 @@ def _unique(names: Sequence[str]) -> list[str]:
 def _attacks(config: Config, norm: str = "linf", classes: int = 10) -> Attacks:
     """Return the attacks of a configuration, as they are in a norm for a model of so many classes."""
     given = [(a.name, dict(a.parameters)) for a in config.attacks]
-    attacks = given or [(name, dict(parameters)) for name, parameters in suite(config.settings.suite, norm, classes)]
+    attacks = given or [(name, dict(parameters)) for name, parameters in suite(config.settings.attacks, norm, classes)]
     _once("the attack", [(name, ATTACKS[name].resolve(parameters)) for name, parameters in attacks])
     return attacks
 
@@ -292,7 +294,7 @@ def forecast(plan: dict[str, Any]) -> dict[str, int]:
     audited: dict[tuple[str, str, float], int] = {}
     per_model = {model["name"]: 0 for model in plan["models"]}
     for shard in plan["shards"]:
-        if not shard.keys() & {"cells", "measures"}:
+        if runs_all_cells(shard):
             per_model[shard["model"]] += len(shard["ids"])
     for name, samples in per_model.items():
         looked_at = min(samples, SAMPLES)
@@ -316,12 +318,14 @@ def forecast(plan: dict[str, Any]) -> dict[str, int]:
             forward += drawn * (searches * (most[0] + 4) - 1)
             backward += drawn * searches * most[1]
     measured = forecast_measures(plan)
+    forward += forecast_shifts(plan)
     return {"forward": math.ceil(forward + measured[0]), "backward": math.ceil(backward + measured[1])}
 
 
 def known_suites() -> dict[str, list[str]]:
     """Return the attacks of each named suite as the command line writes them, for listings."""
-    return {name: [_said(attack, parameters) for attack, parameters in attacks] for name, attacks in SUITES.items()}
+    found = {name: [_said(attack, parameters) for attack, parameters in attacks] for name, attacks in SUITES.items()}
+    return {**found, COMMON: [*found[Settings.suite], "and beside them shifts and brackets"]}
 
 
 def _said(attack: str, parameters: Mapping[str, Any]) -> str:

@@ -27,8 +27,10 @@ from robustscope.data.datasets import load_data
 from robustscope.data.selection import select
 from robustscope.models.classifier import Classifier
 from robustscope.models.fingerprints import fingerprint
-from robustscope.runs.corrupted import Request, check_pictures, claim_folder, constants_for, corrupted_rows
+from robustscope.runs.corrupted import Request, claim_folder, constants_for, corrupted_rows
+from robustscope.runs.corruption_suites import check_pictures
 from robustscope.runs.files import read_json, write_atomically
+from robustscope.runs.shifting import judged
 from robustscope.runs.store import read_evidence_file
 
 CLEAN = ("clean", 0)
@@ -208,9 +210,9 @@ def _evaluated(
                 "an output for each class is allowed",
                 "Number the classes of the data as the model does, or take another model.",
             )
-        best = logits.double().softmax(1).max(1)
-        predictions.append(logits.argmax(1).cpu().numpy())
-        confidences.append(best.values.cpu().numpy())
+        said = judged(logits)
+        predictions.append(said["prediction"])
+        confidences.append(said["confidence"])
         report(len(logits))
     return {
         "sample": np.asarray(ids, dtype=np.int64),

@@ -4,7 +4,7 @@ Layout of a run folder::
 
     plan.json                     what was asked, defaults filled in; its id names everything that can change a result
     stages/001.json               cells and shards that the audit of the rows so far adds to the plan; see ``runs.audit``
-    shards/00000.parquet          one row for each (cell, sample) of the shard, or (measure, sample): see ``runs.measured``
+    shards/00000.parquet          one row for each (cell, sample) of the shard; others: ``runs.measured``, ``runs.shifted``
     evidence/00000.safetensors    every adversarial example that supports a row, and some clean images to show
     record.json                   versions, device, seconds, warnings; written when all shards are there
     partial/00000/                how far a shard that is not stored yet has come; see ``runs.partial``
@@ -58,6 +58,9 @@ COLUMNS: dict[str, str] = {
 LATER = ("survives_alone",)
 """Columns that runs of earlier versions lack; empty when these are read."""
 STATUSES = ("ok", "skipped", "error", "timeout")
+BESIDE = {"measures", "shifts"}
+OWN_WORK = ("cells", *sorted(BESIDE))
+"""What a shard names that has no rows of attacks, and one that does not run all cells of its model."""
 
 
 def shard_path(run: Path, shard: int) -> Path:
@@ -111,13 +114,24 @@ def essence(plan: Mapping[str, Any]) -> dict[str, Any]:
     if plan.get("measures"):
         keys = ("index", "kind", "norm", "epsilon", "method", "version", "parameters", "samples")
         added["measures"] = [{"model": position[m["model"]], **{k: m[k] for k in keys}} for m in plan["measures"]]
-        added["parts"] = [{k: s[k] for k in ("index", "cells", "measures") if k in s} for s in plan["shards"]]
+    if plan.get("shifts"):
+        shown = ("name", "sources", "families", "columns")
+        added["shifts"] = [{k: v for k, v in shift.items() if k not in shown} for shift in plan["shifts"]]
+        for entry, shift in zip(added["shifts"], plan["shifts"], strict=True):
+            entry["columns"] = {str(position[name]): columns for name, columns in shift["columns"].items()}
+    if added.keys() & {"measures", "shifts"}:
+        added["parts"] = [{k: s[k] for k in ("index", *OWN_WORK) if k in s} for s in plan["shards"]]
     return {**engine, "models": models, "data": plan["data"]["fingerprint"], "cells": cells, "shards": shards, **added}
+
+
+def runs_all_cells(shard: Mapping[str, Any]) -> bool:
+    """Tell whether a shard runs all cells of its model; all models see the same samples in these."""
+    return not shard.keys() & set(OWN_WORK)
 
 
 def cells_of(plan: Mapping[str, Any], shard: Mapping[str, Any]) -> list[dict[str, Any]]:
     """Return the cells that a shard runs: those of its stage, or all of its model that belong to none."""
-    if "measures" in shard:
+    if shard.keys() & BESIDE:
         return []
     if "cells" in shard:
         return [plan["cells"][index] for index in shard["cells"]]
@@ -261,7 +275,7 @@ def read_table(run: str | Path) -> pd.DataFrame:
     """
     run = Path(run)
     plan = read_plan(run)
-    parts = read_shards(run, plan, [shard for shard in plan["shards"] if "measures" not in shard])
+    parts = read_shards(run, plan, [shard for shard in plan["shards"] if not shard.keys() & BESIDE])
     parts += _not_drawn(plan, pd.concat(parts, ignore_index=True))
     table = pd.concat(parts, ignore_index=True).sort_values(["cell", "sample"], kind="stable", ignore_index=True)
     for name in ("success", "survives_8bit", "survives_alone", "clean_correct"):
@@ -297,6 +311,8 @@ def read_shards(
 
 def _selected(path: Path, columns: Mapping[str, str]) -> str:
     """Return what is to be selected from a file of rows: all columns, of those it may lack nothing."""
+    if not set(LATER) & set(columns):
+        return ", ".join(f'"{name}"' for name in columns)
     there = set(_query([path], "SELECT name FROM parquet_schema($files)")["name"])
     empty = {
         name: f'CAST(NULL AS {columns[name]}) AS "{name}"' for name in LATER if name in columns and name not in there
@@ -323,25 +339,31 @@ def _not_drawn(plan: Mapping[str, Any], rows: pd.DataFrame) -> list[pd.DataFrame
 
 
 def check_rows(rows: pd.DataFrame, plan: Mapping[str, Any], shard: Mapping[str, Any], path: Path) -> None:
-    """Refuse a shard whose rows are not exactly (cells of its model, or measures) x (its sample ids).
+    """Refuse a shard whose rows are not exactly (cells of its model, or measures, or parts x models) x (its sample ids).
 
     Raises:
         CorruptRun: naming a missing, doubled or foreign row.
     """
-    kind = "measure" if "measures" in shard else "cell"
-    cells = shard.get("measures") or [cell["index"] for cell in cells_of(plan, shard)]
-    expected = pd.MultiIndex.from_product([cells, shard["ids"]])
-    found = pd.MultiIndex.from_arrays([rows[kind].astype("int64"), rows["sample"].astype("int64")])
+    if "shifts" in shard:
+        (index,) = shard["shifts"]
+        parts = range(len(plan["shifts"][index]["parts"]))
+        names, levels = ("shift", "part", "model"), [[index], parts, range(len(plan["models"]))]
+    elif "measures" in shard:
+        names, levels = ("measure",), [shard["measures"]]
+    else:
+        names, levels = ("cell",), [[cell["index"] for cell in cells_of(plan, shard)]]
+    expected = pd.MultiIndex.from_product([*levels, shard["ids"]])
+    found = pd.MultiIndex.from_frame(rows[[*names, "sample"]].astype("int64"))
     for what, index in (
         ("doubled", found[found.duplicated()]),
         ("missing", expected.difference(found)),
         ("foreign", found.difference(expected)),
     ):
         if len(index):
-            cell, sample = index[0]
+            where = ", ".join(f"{name} {at}" for name, at in zip((*names, "sample"), index[0], strict=True))
             raise CorruptRun(
-                f"{path} has {len(index)} {what} row(s), the first for {kind} {cell}, sample {sample}",
-                "exactly one row for each cell and sample of the plan is allowed",
+                f"{path} has {len(index)} {what} row(s), the first for {where}",
+                f"exactly one row for each {' and '.join((*names, 'sample'))} of the plan is allowed",
                 "Delete the file and run `robustscope run` on the folder: only that shard is recomputed.",
             )
     strange = set(rows["status"]) - set(STATUSES)

@@ -10,7 +10,7 @@ from torch import Tensor
 from robustscope.core.draws import Draws
 from robustscope.core.errors import InvalidValue
 from robustscope.corruptions.compose import check_pictures
-from robustscope.corruptions.sequences.cards import SEQUENCES
+from robustscope.corruptions.sequences.cards import SEQUENCES, SequenceCard
 from robustscope.corruptions.tables import Rounding, on_levels
 
 
@@ -46,9 +46,21 @@ def perturb(
         >>> perturb("brightness", torch.full((2, 3, 8, 8), 0.5)).shape
         torch.Size([2, 31, 3, 8, 8])
     """
-    card = SEQUENCES[name]
     given = draws if draws is not None else Draws(seed, tuple(range(len(x))))
-    check_pictures(card, x, given, rounding)
+    return apply(SEQUENCES[name], x, crop=crop, draws=given, rounding=rounding, **parameters)
+
+
+def apply(
+    card: SequenceCard,
+    x: Tensor,
+    *,
+    crop: int | None = None,
+    draws: Draws,
+    rounding: Rounding = "truncate",
+    **parameters: Any,
+) -> Tensor:
+    """As :func:`perturb`, with a card, registered or not."""
+    check_pictures(card, x, draws, rounding)
     if crop is not None and not 1 <= crop <= min(x.shape[-2:]):
         raise InvalidValue(
             f"crop={crop} was given for pictures of {tuple(x.shape[-2:])}", "1 to their shorter side is allowed", ""
@@ -58,7 +70,7 @@ def perturb(
         x = _cropped(x, crop)
     # An empty batch has no frames to count; one picture tells how many there are.
     source = x if len(x) else x.new_zeros(1, *x.shape[1:])
-    own = given.within(f"sequence/{card.name}") if len(x) else Draws(seed, (0,), card.name)
+    own = draws.within(f"sequence/{card.name}") if len(x) else Draws(0, (0,), card.name)
     frames = card.function(source.contiguous(), draws=own, **chosen)[: len(x)]
     if card.context:
         frames = _cropped(frames, crop)
