@@ -53,8 +53,8 @@ def colt(
     step_size: float = 0.25,
     mix: float = 0.3,
     growth: float = 1.1,
-    stability: float = 0.005,
-    l1: float = 1e-5,
+    stability: float = 0.5,
+    l1: float = 1e-4,
 ) -> Iterator[Term]:
     """Train layer after layer on the worst point of the zonotope that the ball has become behind the layers before.
 
@@ -80,8 +80,10 @@ def colt(
         mix: share of a stage in which the loss of the one before fades out.
         growth: by which the radius is larger in each stage than in the next; the last one has epsilon. The authors take
             1.1 for small radii and 1.2 for large ones.
-        stability: weight of max(0, -lower) max(0, upper), summed over the inputs of the next activation.
-        l1: weight of the absolute values of the weights behind the cut.
+        stability: weight of max(0, -lower) max(0, upper), summed over the inputs of the next activation. The authors take
+            0.005 and less; on digits, with a radius of 0.15, that leaves 3 % of the samples that ``deepz`` verifies, and
+            0.5 with ``l1`` 1e-4 gives 34 %.
+        l1: weight of the absolute values of the weights behind the cut; the authors take 1e-5.
 
     Raises:
         InvalidValue: for a network that cannot be traced, naming the layer.
