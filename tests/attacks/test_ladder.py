@@ -6,10 +6,11 @@ import torch
 import robustscope
 from digits_bed import digits
 from robustscope.attacks.approach import approach, scout
+from robustscope.attacks.climb import Climb
 from robustscope.attacks.compose import attack
 from robustscope.attacks.estimates import Estimate, agreement
-from robustscope.attacks.ladder import _Climb
-from robustscope.attacks.prospects import look
+from robustscope.attacks.prospects import GLANCES, look
+from robustscope.attacks.race import race
 from robustscope.core.draws import Draws
 from robustscope.core.types import ThreatModel
 from robustscope.data import problems
@@ -109,13 +110,13 @@ def test_a_margin_is_deaf_where_twice_the_radius_gains_nothing(norm, epsilon):
     x, y, draws = torch.full((2, 1, 4, 4), 0.5), torch.zeros(2, dtype=torch.int64), Draws(0, (0, 1))
     asked = torch.tensor([True, False])
     for most, deaf in ((0.4, True), (0.5, True), (0.6, False), (9.0, False)):  # 0.4 is what the radius allows
-        climb = _Climb(Classifier(Pull(most).eval()), x, y, ThreatModel(norm, epsilon), draws)
+        climb = Climb(Classifier(Pull(most).eval()), x, y, ThreatModel(norm, epsilon), draws)
         assert torch.allclose(climb.known.fall, torch.tensor(6.4)), "the first step goes all the way"
         assert climb.deaf(asked).tolist() == [deaf, False], most  # 0.5 / 0.8 is below 0.7, 0.6 / 0.8 is above
         assert climb.known.forward.tolist() == [4, 3], "one row for the one asked"
 
 
-def test_a_flat_margin_is_attacked_by_raising_another_class():
+def test_a_flat_margin_is_raced_against_and_soon_given_up():
     x, y = torch.full((1, 1, 4, 4), 0.5), torch.zeros(1, dtype=torch.int64)
     spent = {}
     for share in (14, 16):  # what the radius lacks is just below and just above what counts as flat
@@ -123,7 +124,61 @@ def test_a_flat_margin_is_attacked_by_raising_another_class():
         module.register_forward_hook(lambda _, __, z, share=share: z * z.new_tensor([6.4 * (1 + share) / 40, 1.0]))
         outcome = attack("ladder", Classifier(module), x, y, ThreatModel("linf", 0.1), search=False)
         spent[share] = int(outcome.result.backward[0])
-    assert spent[16] - spent[14] == 10, "ten steps towards the only other class"
+    assert spent[16] - spent[14] == 4, (
+        "one more than three steps towards the only other class, which leave 0.94 of the margin"
+    )
+
+
+class Summit(torch.nn.Module):
+    """Nine constant scores, and a tenth, the lowest at first, that rises by the mean of the input: fast beyond a ledge."""
+
+    def __init__(self, ledge):
+        super().__init__()
+        self.ledge = ledge
+
+    def forward(self, x):
+        far = x.flatten(1).mean(1, keepdim=True) - 0.5  # at most the radius, in linf
+        still = torch.tensor([1.0, 0.5, 0.45, 0.4, 0.35, 0.3, 0.25, 0.2, 0.15]).to(x).expand(len(x), 9)
+        return torch.cat([still, 0.1 * far + 100 * (far - self.ledge).relu()], 1)
+
+
+def test_a_race_finds_the_class_that_rises_beyond_a_ledge():
+    x, y = torch.full((4, 1, 8, 8), 0.5, dtype=torch.float64), torch.zeros(4, dtype=torch.int64)
+    threat, draws = ThreatModel("linf", 0.1), Draws(0, (0, 1, 2, 3))
+    for ledge, broken in ((0.03, True), (0.2, False)):  # inside the ball, and outside
+        model = Classifier(Summit(ledge).eval())
+        climb = Climb(model, x, y, threat, draws)
+        assert climb.known.order[:, 8].eq(9).all(), "the linear eye sees that class last"
+        climb.descend(~climb.known.broken, (0, 1, 2), 30)
+        assert not climb.known.broken.any(), "descents towards the nearest classes do not get there"
+        before, ledger = climb.known.forward.clone(), (model.ledger.forward, model.ledger.backward)
+        rows = climb.known.backward.clone()
+        climb.race(~climb.known.broken)
+        spent, back = climb.known.forward - before, climb.known.backward - rows
+        assert (climb.known.broken == broken).all()
+        assert (climb.known.broken == (model.logits(climb.known.x_adv).argmax(1) != 0)).all()
+        assert model.ledger.forward - ledger[0] - 4 == int(spent.sum())
+        assert model.ledger.backward - ledger[1] == int(back.sum())
+        assert spent.tolist() == [2] * 4, "one descent moves; it arrives with its first step, or is given up after it"
+        assert back.tolist() == [9 + 1] * 4
+
+
+def test_a_race_without_a_gradient_costs_its_start():
+    x, y = torch.full((3, 1, 8, 8), 0.2), torch.zeros(3, dtype=torch.int64)
+    model, threat = Classifier(Constant().eval()), ThreatModel("linf", 0.1)
+    order = torch.tensor([[1, 2, 3]]).expand(3, 3)
+    found = race(model, x, y, order, threat, x, torch.ones(3))
+    assert found.forward.tolist() == [1, 1, 1]
+    assert found.backward.tolist() == [3, 3, 3]
+    assert not found.solved.any()
+    assert torch.equal(found.x_adv, x)
+
+
+class Constant(torch.nn.Module):
+    """Four scores that depend on nothing."""
+
+    def forward(self, x):
+        return 0 * x.flatten(1)[:, :4] + x.new_tensor([1.0, 0.3, 0.2, 0.1])
 
 
 def test_gradients_that_tell_the_truth_and_others():
@@ -157,7 +212,7 @@ def test_a_glance_tells_gradients_that_hide_something():
         rows = (~known.broken).nonzero()[:, 0]
         before = known.forward.clone()
         found = known.glance(model, rows, x[rows], y[rows], threat.select(rows), draws.select(rows))
-        assert torch.equal((known.forward - before)[rows], torch.full_like(rows, 2)), "one row for each point"
+        assert torch.equal((known.forward - before)[rows], torch.full_like(rows, GLANCES)), "one row for each point"
         return found
 
     for name in ("temperature_1e3", "temperature_1e30", "temperature_1e-30"):

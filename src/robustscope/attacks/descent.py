@@ -108,13 +108,12 @@ def descend(
         keep = (~reached).nonzero()[:, 0]
         rows, point, previous, gradient = rows[keep], point[keep], previous[keep], gradient[keep]
         share = longest * (1 - step / steps) + FINAL_STEP
-        moved = _move(threat.select(rows), x[rows], point, previous, gradient, share)
-        point, previous = moved, point
+        point, previous = move(threat.select(rows), x[rows], point, previous, gradient, share), point
     return Descent(x_adv, solved, lowest, earlier - lowest, forward, backward)
 
 
-def _move(threat: ThreatModel, x: Tensor, point: Tensor, previous: Tensor, gradient: Tensor, share: float) -> Tensor:
-    """Return the next iterates, (B, *S)."""
+def move(threat: ThreatModel, x: Tensor, point: Tensor, previous: Tensor, gradient: Tensor, share: float) -> Tensor:
+    """Return the next iterates (B, *S): a step of ``share`` of the radius along the gradient, with momentum, projected."""
     if threat.norm == "l1":
         return point + min(share, 1.0) * (balls.furthest(threat, x, gradient) - point)
     size = (share * threat.radius(x)).view(-1, *([1] * (x.dim() - 1)))

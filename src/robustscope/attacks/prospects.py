@@ -10,6 +10,7 @@ from torch import Tensor
 from robustscope.attacks.approach import Approach
 from robustscope.attacks.descent import Descent
 from robustscope.attacks.estimates import largest, moves
+from robustscope.attacks.race import Race
 from robustscope.core.draws import Draws
 from robustscope.core.types import AttackResult, ThreatModel
 from robustscope.geometry import balls
@@ -23,7 +24,7 @@ MOST_TARGETS = 9
 MOTION = 0.05
 """Share of the margin left by which a descent that has settled does not lower it any more in its last quarter."""
 
-GLANCES, GLANCE_SHARE = 2, 0.1
+GLANCES, GLANCE_SHARE = 4, 0.1
 """Random points near ``x`` at which the look foresees the scores, and how far away they are, as a share of the radius."""
 
 
@@ -112,8 +113,8 @@ class Prospects:
         self.forward[rows] += GLANCES
         return torch.cosine_similarity(true / largest(true), due / largest(due), dim=1)  # squares may overflow
 
-    def add(self, rows: Tensor, found: Descent | Approach) -> None:
-        """Take in a descent of the samples ``rows`` (indices), or a walk from afar."""
+    def add(self, rows: Tensor, found: Descent | Race | Approach) -> None:
+        """Take in a descent of the samples ``rows`` (indices), a race, or a walk from afar."""
         better = found.solved | (found.lowest < self.lowest[rows])
         self.x_adv[rows[better]] = found.x_adv[better]
         self.lowest[rows] = torch.minimum(self.lowest[rows], found.lowest)
