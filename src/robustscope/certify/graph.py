@@ -63,16 +63,21 @@ class Graph:
 
     def evaluate(self, x: Tensor) -> Tensor:
         """Return the logits (B, K) of inputs (B, *S) before normalisation, by the graph alone."""
-        values: list[Tensor] = []
-        for node in self.nodes:
+        return self.carry(x, 0, len(self.nodes) - 1)
+
+    def carry(self, value: Tensor, start: int, end: int) -> Tensor:
+        """Return the value (B, *T) of node ``end`` for a value (B, *S) of node ``start``.
+
+        Every node between them must be made of nodes from ``start`` on.
+        """
+        values = {start: value}
+        for number, node in enumerate(self.nodes[start + 1 : end + 1], start + 1):
             given = [values[i] for i in node.inputs]
-            if node.operation is None:
-                values.append(x)
-            elif isinstance(node.operation, Affine):
-                values.append(node.operation.forward(*given))
-            else:
-                values.append(node.operation.value(given[0]))
-        return values[-1]
+            if isinstance(node.operation, Affine):
+                values[number] = node.operation.forward(*given)
+            elif node.operation is not None:
+                values[number] = node.operation.value(given[0])
+        return values[end]
 
     def above(self, start: int) -> set[int]:
         """Return the nodes that ``start`` is made of, itself included."""
@@ -123,6 +128,22 @@ def trace(model: Classifier, x: Tensor, dtype: torch.dtype | None = None) -> tup
     return graph, logits
 
 
+def live(model: Classifier, x: Tensor) -> Graph:
+    """Return the graph of a network in training: its numbers are the module's own weights, and carry gradients to them.
+
+    Unlike :func:`trace` it sends no row of ``x`` through the module, and so does not check that graph and module agree.
+    Batch norm has its running statistics, and dropout does nothing, as in evaluation mode.
+
+    Args:
+        model: in evaluation mode.
+        x: (B, *S), B >= 1; only shape, dtype and device are used.
+
+    Raises:
+        InvalidValue: for a layer that bounds cannot pass, naming it, and for code that cannot be traced.
+    """
+    return _Builder(model, x, live=True).build()
+
+
 _FLAGGED = ("relu", "relu6", "leaky_relu", "hardtanh", "dropout")
 """Functions with an argument ``inplace``."""
 
@@ -144,8 +165,8 @@ class _Tracer(fx.Tracer):
 class _Builder:
     """Walks the traced code once and turns each call into nodes."""
 
-    def __init__(self, model: Classifier, x: Tensor) -> None:
-        self.model, self.module, self.like = model, model.module, x
+    def __init__(self, model: Classifier, x: Tensor, live: bool = False) -> None:
+        self.model, self.module, self.like, self.live = model, model.module, x, live
         self.nodes = [Node(None, (), tuple(x.shape[1:]), "input")]
         self.values: dict[fx.Node, Any] = {}  # a Made for what depends on the input, the thing itself otherwise
         self.at = ""
@@ -197,7 +218,7 @@ class _Builder:
 
     def weight(self, tensor: Tensor) -> Tensor:
         """Return a constant of the network in the dtype of the bounds."""
-        return tensor.detach().to(self.like)
+        return (tensor if self.live else tensor.detach()).to(self.like)
 
     def _finished(self, result: Any) -> Graph:
         made = self.values.get(result) if isinstance(result, fx.Node) else None

@@ -97,16 +97,16 @@ def _batch_norm(b: Builder, layer: Any, x: Made) -> Made:
     if layer.running_mean is None:
         raise Refused("batch norm without running statistics couples the samples of a batch")
     scale = (layer.running_var.detach().double() + layer.eps).rsqrt()
-    scale = scale if layer.weight is None else scale * layer.weight.detach().double()
+    scale = scale if layer.weight is None else scale * layer.weight.double()
     shift = -layer.running_mean.detach().double() * scale
-    shift = shift if layer.bias is None else shift + layer.bias.detach().double()
+    shift = shift if layer.bias is None else shift + layer.bias.double()
     view = (-1, *([1] * (len(x.shape) - 1)))
     return scaled(b, x, scale.view(view), shift.view(view))
 
 
 def scaled(b: Builder, x: Made, factor: Any, shift: Any) -> Made:
     """Add ``x * factor + shift`` with constants that broadcast to one sample."""
-    full = [torch.as_tensor(each, dtype=torch.float64, device=x.probe.device).detach() for each in (factor, shift)]
+    full = [torch.as_tensor(each, dtype=torch.float64, device=x.probe.device) for each in (factor, shift)]
     full = [each[0] if each.dim() == len(x.shape) + 1 and len(each) == 1 else each for each in full]
     if not all(_fits(each.shape, x.shape) for each in full):
         raise Refused("arithmetic with a constant that changes the shape, or that differs between the samples")

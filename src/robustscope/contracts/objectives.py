@@ -29,6 +29,7 @@ from robustscope.training.cards import ObjectiveCard, Passes, Step, Term
 from robustscope.training.loop import train
 from robustscope.training.network import Network
 from robustscope.training.recipe import Recipe
+from robustscope.training.samples import open_samples
 
 RADIUS = {"linf": 0.05, "l2": 0.2, "l1": 0.6, "": 0.05}
 CLASSES, COUNT, SIDE = 3, 24, 8
@@ -81,8 +82,12 @@ def _recipe(card: ObjectiveCard, norm: str, **changes: Any) -> Recipe:
     return Recipe(**{**facts, **changes})
 
 
-def _step(rows: Tensor, count: int) -> Step:
-    return Step(1, 4, rows, count, COUNT)
+def _step(card: ObjectiveCard, norm: str, rows: Tensor, count: int) -> Step:
+    recipe = _recipe(card, norm)
+    made = None
+    if card.prepare is not None:
+        made = card.prepare(open_samples(recipe, _data(), torch.device("cpu")), card.resolve(card.quick))
+    return Step(1, 4, rows, count, COUNT, given=made)
 
 
 def _terms(
@@ -97,7 +102,7 @@ def _terms(
     """Return the first term, or all of them with each loss sent backward and the weights left as they are."""
     x, y = _samples()
     draws = Draws(0, tuple(rows.tolist()), "contract").within(card.name)
-    step = _step(torch.arange(len(rows)), len(rows))
+    step = _step(card, norm, torch.arange(len(rows)), len(rows))
     found = card.function(
         network, x[rows], y[rows], threat or _threat(norm), draws=draws, step=step, **card.resolve(card.quick)
     )
@@ -178,18 +183,19 @@ def counts_its_rows(card: ObjectiveCard, norm: str) -> None:
         _terms(card, norm, network, torch.arange(COUNT), first=False)
     finally:
         handle.remove()
-    stated = card.passes(card.resolve(card.quick))
+    stated = card.passes({**card.resolve(card.quick), "classes": CLASSES})
     each = Passes(*(n / COUNT for n in vars(network.passes).values()))
     if each != stated:
         raise _broken(
             card, f"counted {each} for each sample", f"{stated}, as its card says,", "Correct one of the two."
         )
-    if not stated.partial and seen["forward"] != COUNT * stated.forward:
+    through = seen["forward"] + network.elsewhere_rows
+    if not stated.partial and through != COUNT * stated.forward:
         raise _broken(
             card,
-            f"sent {seen['forward'] / COUNT:g} rows forward for each sample and counted {stated.forward}",
+            f"sent {through / COUNT:g} rows forward for each sample and counted {stated.forward}",
             "an honest count",
-            "Send inputs through Network.logits or Network.input_gradient.",
+            "Send inputs through Network.logits or Network.input_gradient, or say Network.count.",
         )
 
 
@@ -201,8 +207,9 @@ def leaves_no_trace(card: ObjectiveCard, norm: str) -> None:
     before = {name: tensor.clone() for name, tensor in network.module.state_dict().items()}
     draws = Draws(0, tuple(range(COUNT)), "contract")
 
+    step = _step(card, norm, torch.arange(COUNT), COUNT)
+
     def run() -> None:
-        step = _step(torch.arange(COUNT), COUNT)
         for term in card.function(network, x, y, _threat(norm), draws=draws, step=step, **card.resolve(card.quick)):
             torch.autograd.grad(term.losses.sum(), list(network.module.parameters()), allow_unused=True)
 

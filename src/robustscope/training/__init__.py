@@ -4,7 +4,7 @@ from robustscope.training import objectives as _objectives  # noqa: F401  (regis
 from robustscope.training.cards import OBJECTIVES, ObjectiveCard, Passes, Step, Term, register
 from robustscope.training.loop import Trained, train
 from robustscope.training.network import Network
-from robustscope.training.recipe import Recipe, load_recipe, recipes
+from robustscope.training.recipe import Recipe, Sparsity, load_recipe, recipes
 
 __all__ = [
     "OBJECTIVES",
@@ -12,6 +12,7 @@ __all__ = [
     "ObjectiveCard",
     "Passes",
     "Recipe",
+    "Sparsity",
     "Step",
     "Term",
     "Trained",

@@ -25,6 +25,7 @@ def ascend(
     relative_step_size: float,
     least_step: float = 0.0,
     mode: Mode = "eval",
+    mask: Tensor | None = None,
 ) -> Tensor:
     """Return the last point of steepest ascent, projected on the threat set after each step: (B, *S), no graph.
 
@@ -42,6 +43,7 @@ def ascend(
         least_step: shortest step, in the units of the bounds, for samples whose radius is small.
         mode: mode of the network meanwhile. In "train" each step moves the running statistics of batch norm, as in the
             published code of Madry, FREE and FAST; TRADES attacks in "eval".
+        mask: (B, *S) or what broadcasts to it, for a network that is shown ``mask * point``; None shows it all.
 
     Source: Madry et al. 2018, arXiv:1706.06083, Sec. 2.1.
     """
@@ -50,7 +52,8 @@ def ascend(
     point = start.detach()
     with network.mode(mode):
         for _ in range(steps):
-            _, gradient, _ = network.input_gradient(losses, point)
+            _, gradient, _ = network.input_gradient(losses, point if mask is None else mask * point)
+            gradient = gradient if mask is None else mask * gradient
             with torch.no_grad():
                 moved = torch.addcmul(point, size, balls.steepest(threat.norm, gradient))
                 point = balls.project(threat, x, moved) if box is None else torch.clamp(moved, *box, out=moved)

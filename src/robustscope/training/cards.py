@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from torch import Tensor
 
 from robustscope.core.registry import Card, Registry
+
+if TYPE_CHECKING:
+    from robustscope.training.samples import Samples
 
 
 @dataclass(frozen=True)
@@ -36,10 +39,13 @@ class ObjectiveCard(Card):
 
     Args:
         norms: norms of the threat models it trains against; empty: it needs none.
-        passes: (parameters) -> what one visit of one sample costs, exactly.
+        passes: (parameters) -> what one visit of one sample costs, exactly. Where that depends on the number of classes,
+            it is read from the key "classes", and is 10 without it; where it falls during training, this is the most.
         kind: "standard", "adversarial", "regulariser" or "certified": which kind of robustness it is meant to give.
         neutral: parameters under which it is standard training once epsilon is 0, bit for bit; None if there are none.
         quick: parameters for the contract checks.
+        prepare: (training samples, parameters) -> what the objective needs besides, such as a generator of each class or
+            masks; made once before training, the same at every resume, and handed over as ``Step.given``.
     """
 
     norms: tuple[str, ...] = ()
@@ -47,6 +53,7 @@ class ObjectiveCard(Card):
     kind: Literal["standard", "adversarial", "regulariser", "certified"] = "adversarial"
     neutral: Mapping[str, Any] | None = None
     quick: Mapping[str, Any] = field(default_factory=dict)
+    prepare: Callable[[Samples, Mapping[str, Any]], Any] | None = None
 
 
 @dataclass(frozen=True)
@@ -75,6 +82,7 @@ class Step:
         batch: rows of a whole batch.
         samples: samples of the training set; ids run from 0.
         memory: tensors that outlive the call, stored in checkpoints; the same on every process.
+        given: what the card's ``prepare`` made, or what was handed to :func:`~robustscope.training.train` in its place.
     """
 
     epoch: int
@@ -83,6 +91,7 @@ class Step:
     batch: int
     samples: int
     memory: dict[str, Tensor] = field(default_factory=dict)
+    given: Any = None
 
     def remember(self, name: str, shape: tuple[int, ...], like: Tensor) -> Tensor:
         """Return the tensor remembered under a name, zeros of this shape the first time. Change it in place.

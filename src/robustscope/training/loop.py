@@ -29,12 +29,14 @@ from robustscope.models.weights import check_device
 from robustscope.training import checkpoints, distributed
 from robustscope.training.augment import augment
 from robustscope.training.cards import OBJECTIVES, Passes, Step, Term
+from robustscope.training.dropout import add_dropout
 from robustscope.training.export import Architecture, architecture, save_trained, write_record
 from robustscope.training.monitor import Reading, look, overfits_catastrophically, stalls
 from robustscope.training.network import Network
 from robustscope.training.recipe import Recipe
 from robustscope.training.samples import Samples, open_samples
 from robustscope.training.schedules import SCHEDULES, ramp
+from robustscope.training.sparsity import Pruner
 
 VERSION = 1
 """Raised whenever the same recipe would give other weights."""
@@ -75,6 +77,7 @@ def train(
     module: nn.Module | None = None,
     trackers: Sequence[Tracker] = (),
     progress: Progress | None = None,
+    given: Any = None,
 ) -> Trained:
     """Train a network as a recipe says.
 
@@ -87,6 +90,8 @@ def train(
             weights alone, for there is no description of its layers.
         trackers: called with each row of the history.
         progress: called with (updates done, updates in all) after each batch.
+        given: what the objective needs besides the recipe, such as a generator or masks of your own, in place of what its
+            parameters name; it must be the same when a training is resumed.
 
     Returns:
         The network and its history.
@@ -106,7 +111,7 @@ def train(
     try:
         torch.set_num_threads(recipe.threads or threads)
         with kept_randomness():
-            return Training(recipe, out, data, module, trackers, progress).run()
+            return Training(recipe, out, data, module, trackers, progress, given).run()
     finally:
         torch.set_num_threads(threads)
 
@@ -122,6 +127,7 @@ class Training:
         module: nn.Module | None,
         trackers: Sequence[Tracker],
         progress: Progress | None,
+        given: Any = None,
     ) -> None:
         self.recipe, self.out = recipe, Path(out) if out is not None else None
         self.trackers, self.progress = trackers, progress
@@ -130,6 +136,8 @@ class Training:
         self.threat = ThreatModel.parse(recipe.threat)
         self.device = check_device(recipe.device)
         self.samples: Samples = open_samples(recipe, data, self.device)
+        prepare = self.objective.prepare
+        self.given = prepare(self.samples, self.parameters) if given is None and prepare else given
         self.architecture: Architecture = architecture(recipe, self.samples.data, module)
         module = self.architecture.module.to(self.device).train()
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=recipe.precision == "float16")
@@ -144,6 +152,8 @@ class Training:
         self.optimizer = _optimizer(recipe, module)
         self.rate = SCHEDULES[recipe.schedule](**recipe.schedule_parameters)
         self.average = _averaged(recipe, module)
+        self.pruner = Pruner(recipe.sparsity, module)
+        self.dropout = add_dropout(module, recipe.dropout)
         self.memory: dict[str, Tensor] = {}
         self.epoch = self.attempt = 0
         self.history: list[Row] = []
@@ -177,6 +187,7 @@ class Training:
         """Train for one epoch and return the mean loss; None if an alarm has put everything back."""
         name, size, count = f"{self.attempt}/{self.epoch}", self.recipe.batch_size, len(self.samples.ids)
         order = permutation(self.recipe.seed, f"train/{name}", count)
+        self.pruner.advance(self.epoch / self.recipe.epochs)
         batches = math.ceil(count / size)
         total = torch.zeros((), dtype=torch.float64, device=self.device)
         remembered = {key_: tensor.clone() for key_, tensor in self.memory.items()} if distributed.active() else {}
@@ -212,6 +223,7 @@ class Training:
             self.recipe.batch_size,
             len(self.samples.data),
             self.memory,
+            self.given,
         )
         total = torch.zeros((), dtype=torch.float64, device=self.device)
         terms = self.objective.function(
@@ -232,9 +244,11 @@ class Training:
             return
         self.scaler.unscale_(self.optimizer)
         distributed.add_gradients(self.network.module)
+        self.pruner.mask_gradients()
         if self.recipe.clip_norm:
             nn.utils.clip_grad_norm_(self.network.module.parameters(), self.recipe.clip_norm)
-        self.scaler.step(self.optimizer)
+        with self.pruner.updating():
+            self.scaler.step(self.optimizer)
         self.scaler.update()
         self.optimizer.zero_grad(set_to_none=True)
         if self.average is not None and self.recipe.average == "ema":
@@ -286,6 +300,7 @@ class Training:
         """Return the averaged weights once there are some."""
         if self.average is None or not int(self.average.n_averaged):
             return None
+        self.pruner.apply(self.average.module)
         return self.average.module
 
     def _row(self, loss: float, seconds: float, now: Reading) -> Row:
@@ -305,6 +320,7 @@ class Training:
             "partial": passes.partial,
             "seconds": seconds,
             "peak_bytes": peak,
+            **({"sparsity": self.pruner.share} if self.recipe.sparsity.amount else {}),
         }
 
     def _passes(self) -> Passes:
@@ -347,7 +363,8 @@ class Training:
 
     def _keep_best(self, row: Row) -> None:
         by = self.recipe.best_by
-        if by == "last" or not self.best or row[by] > self.best[by]:
+        sparser = bool(self.best) and row.get("sparsity", 0.0) > self.best.get("sparsity", 0.0)
+        if by == "last" or not self.best or sparser or row[by] > self.best[by]:
             module = self._averaged_module() or self.network.module
             self.best = row
             self.best_weights = {name: tensor.detach().cpu().clone() for name, tensor in module.state_dict().items()}
@@ -367,6 +384,7 @@ class Training:
                 "scaler": self.scaler.state_dict(),
                 "average": self.average.state_dict() if self.average is not None else {},
                 "memory": dict(self.memory),
+                "pruner": self.pruner.state(),
                 "history": self.history,
                 "best": self.best,
                 "best_weights": self.best_weights,
@@ -383,6 +401,7 @@ class Training:
         self.scaler.load_state_dict(state["scaler"])
         if self.average is not None:
             self.average.load_state_dict(state["average"])
+        self.pruner.load(state["pruner"])
         self.memory = {name: tensor.to(self.device) for name, tensor in state["memory"].items()}
         self.history, self.best, self.best_weights = state["history"], state["best"], state["best_weights"]
         self.before = Reading(**state["before"])
@@ -395,6 +414,8 @@ class Training:
 
     def _finish(self) -> Trained:
         module = self.network.module
+        for handle in self.dropout:
+            handle.remove()
         if self.best_weights:
             module.load_state_dict(self.best_weights)
         module.eval()

@@ -49,6 +49,7 @@ class Network:
     forward_rows: int = field(default=0, init=False)
     backward_rows: int = field(default=0, init=False)
     partial_rows: int = field(default=0, init=False)
+    elsewhere_rows: int = field(default=0, init=False)
     _pending: int = field(default=0, init=False)
 
     @property
@@ -101,6 +102,21 @@ class Network:
             self._pending += 2 * len(x)
             return values, gradient, logits
         return values.detach(), gradient, logits.detach()
+
+    def count(self, forward: int, backward: int, *, done: bool = False) -> None:
+        """Count rows that an objective sends through the weights by itself, such as bounds.
+
+        Args:
+            forward: rows forward.
+            backward: rows backward, now if ``done``, else once the loop sends their loss back.
+            done: whether the backward pass has been run.
+        """
+        self.forward_rows += forward
+        self.elsewhere_rows += forward
+        if done:
+            self.backward_rows += backward
+        else:
+            self._pending += backward
 
     def settle(self) -> None:
         """Count the rows of the backward pass that the loop has just run."""

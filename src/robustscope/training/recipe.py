@@ -18,6 +18,50 @@ AVERAGES = ("none", "ema", "swa")
 PRECISIONS = ("float32", "bfloat16", "float16")
 OPTIMIZERS = ("sgd", "adam", "adamw")
 BEST_BY = ("robust", "clean", "last")
+SCOPES = ("global", "layer")
+METHODS = ("magnitude", "surgery")
+
+
+@dataclass(frozen=True)
+class Sparsity:
+    """How many weights are pruned, and when.
+
+    The share of pruned weights rises as amount * (1 - (1 - u)^3), u the part of the way from ``begin`` to ``end``; it
+    changes at the start of an epoch. Biases and the weights of batch norm are never pruned.
+
+    Args:
+        amount: share of the weights that are 0 at the end, from 0 (none) to below 1.
+        scope: "global" prunes the smallest weights of all layers together, "layer" the same share of each.
+        method: "magnitude": what is pruned stays 0. "surgery": pruned weights go on learning out of sight, and come back
+            when they have grown past others.
+        begin, end: shares of the training; equal, they mean all at once.
+
+    Raises:
+        InvalidType, InvalidValue: for values that are not allowed.
+    """
+
+    amount: float = 0.0
+    scope: str = "global"
+    method: str = "magnitude"
+    begin: float = 0.25
+    end: float = 0.75
+
+    def __post_init__(self) -> None:
+        conform(self)
+        for name, allowed in (("scope", SCOPES), ("method", METHODS)):
+            value = getattr(self, name)
+            if value not in allowed:
+                raise InvalidValue(
+                    f"sparsity.{name}={value!r} was given",
+                    f"one of {allowed} is allowed",
+                    did_you_mean(value, allowed),
+                )
+        if not 0 <= self.amount < 1 or not 0 <= self.begin <= self.end < 1:
+            raise InvalidValue(
+                f"sparsity with amount={self.amount}, begin={self.begin} and end={self.end} was given",
+                "0 <= amount < 1 and 0 <= begin <= end < 1 are allowed",
+                "Write e.g. amount = 0.9, begin = 0.25, end = 0.75.",
+            )
 
 
 @dataclass(frozen=True)
@@ -59,6 +103,10 @@ class Recipe:
         alarm: what happens at catastrophic overfitting: "warn", "stop" with the weights from before, or "rollback" to them
             and go on at half the learning rate.
         alarm_every: updates between two looks of the alarm; 0 looks at the end of each epoch.
+        sparsity: how many weights are pruned, and when; see :class:`Sparsity`. Only epochs with all of them pruned count
+            for ``best_by``.
+        dropout: share of the inputs of each linear layer that are dropped while training, but for the network's first
+            layer; there are none of it in the network that is saved.
 
     Raises:
         InvalidType, InvalidValue, UnknownName: for values that are not allowed.
@@ -98,6 +146,8 @@ class Recipe:
     patience: int = 0
     alarm: str = "warn"
     alarm_every: int = 0
+    sparsity: Sparsity = Sparsity()
+    dropout: float = 0.0
 
     def __post_init__(self) -> None:
         conform(self)
@@ -130,6 +180,14 @@ class Recipe:
                 )
         if not 0 < self.ema_decay < 1:
             raise InvalidValue(f"ema_decay={self.ema_decay} was given", "0 to 1 is allowed", "Write e.g. 0.999.")
+        if not 0 <= self.dropout < 1:
+            raise InvalidValue(f"dropout={self.dropout} was given", "0 to below 1 is allowed", "Write e.g. 0.5.")
+        if self.sparsity.amount and self.sparsity.end > (self.epochs - 1) / self.epochs:
+            raise InvalidValue(
+                f"sparsity.end={self.sparsity.end} was given for {self.epochs} epochs",
+                f"at most {(self.epochs - 1) / self.epochs:.3g}, the start of the last epoch, is allowed",
+                "Prune earlier, or train longer: weights that stay must learn to do without the others.",
+            )
 
     def identity(self) -> str:
         """Return the SHA-256 of everything here that can change the weights; the device and how it is watched cannot."""
