@@ -68,7 +68,7 @@ def measured(name: str, seed: int, samples: int) -> dict[str, Any]:
     )
     model = result.summary()["models"][0]
     threat = model["threats"][0]
-    certified = threat.get("certified")
+    certified = threat["certified"]
     return {
         "objective": name,
         "seed": seed,
@@ -76,7 +76,7 @@ def measured(name: str, seed: int, samples: int) -> dict[str, Any]:
         "n": model["n"],
         "clean": model["clean_accuracy"]["value"],
         "robust": threat["robust_accuracy"]["value"],
-        "certified": certified["value"] if isinstance(certified, Mapping) else "",
+        "certified": certified[0]["value"] if certified else "",
         "verdict": threat["trust"]["verdict"],
         "forward": trained.passes.forward,
         "backward": trained.passes.backward,
@@ -108,8 +108,8 @@ def write(path: Path, rows: list[Mapping[str, Any]]) -> None:
 def table(rows: list[dict[str, str]]) -> str:
     """Return the rows as Markdown: mean over seeds, least and most in brackets."""
     lines = [
-        "| Objective | Kind | Clean % | Robust % | Certified % | Trusted | Passes | Seconds |",
-        "| --- | --- | --- | --- | --- | --- | --- | --- |",
+        "| Objective | Kind | Seeds | Clean % | Robust % | Certified % | Trusted | Passes | Seconds |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- | --- |",
     ]
     for name in dict.fromkeys(row["objective"] for row in rows):
         mine = [row for row in rows if row["objective"] == name]
@@ -120,7 +120,7 @@ def table(rows: list[dict[str, str]]) -> str:
         passes, seconds = (mean(float(row[key]) for row in mine) for key in ("passes", "seconds"))
         kind = OBJECTIVES[name].kind
         lines.append(
-            f"| [`{name}`](../docs/methods/train-{name}.md) | {kind} | {' | '.join(cells)} | {trusted} of {len(mine)} | "
+            f"| [`{name}`](../docs/methods/train-{name}.md) | {kind} | {len(mine)} | {' | '.join(cells)} | {trusted} of {len(mine)} | "
             f"{passes:.0f} | {seconds:.0f} |"
         )
     return "\n".join(lines)
@@ -152,7 +152,7 @@ def main() -> None:
     text = (
         "# Training objectives on digits\n\n"
         "`python benchmarks/training.py`: every objective by the recipe `digits` "
-        f"({facts}, {base['threat']}), seeds {', '.join(map(str, asked.seeds))}; mean (least-most) over seeds. Robust accuracy is "
+        f"({facts}, {base['threat']}); mean (least-most) over seeds. Robust accuracy is "
         f"that of the suite `audited` on {asked.samples} test samples without audit, certified accuracy that of CROWN; *trusted* "
         "is how many verdicts are *trust*. A pass is one row for each training sample, forward or backward, whichever is more. "
         "Seconds are those of a shared machine.\n\n"
