@@ -9,11 +9,11 @@ from doors import STANDARD, Net, X, Y
 from robustscope.attacks import ATTACKS
 from robustscope.attacks.suites import RECIPES, SUITES
 from robustscope.core.errors import CorruptRun, InvalidType, InvalidValue
+from robustscope.core.files import read_json, write_json
 from robustscope.core.types import AttackResult
 from robustscope.data.datasets import from_tensors
 from robustscope.models.loading import from_module
 from robustscope.runs.config import AttackSpec, Config, ModelSpec, Settings
-from robustscope.runs.files import read_json, write_json
 from robustscope.runs.plan import Subjects, known_suites, load_subjects, make_plan
 from robustscope.runs.session import carry_out, start
 from robustscope.runs.store import read_plan, read_record, read_table

@@ -9,12 +9,12 @@ from typing import Any
 import numpy as np
 from matplotlib.colors import LinearSegmentedColormap
 
+from robustscope.core.files import write_text
 from robustscope.reports.figures import GRID, SERIES, drawing, make_axes, to_svg
 from robustscope.reports.formats import interval, number, percent
 from robustscope.reports.formats import markdown as safe
 from robustscope.reports.markdown import rate
 from robustscope.reports.tables import table
-from robustscope.runs.files import write_text
 
 SHADES = LinearSegmentedColormap.from_list("shades", ["#f4f5f9", SERIES[0]])
 DARK, BLACK, WHITE = 0.8, "#16181d", "#ffffff"

@@ -20,11 +20,11 @@ from robustscope.analyses.study import (
     expectations,
     study_table,
 )
+from robustscope.core.files import write_text
 from robustscope.reports.figures import drawing, to_svg
 from robustscope.reports.html import environment, policy, style
 from robustscope.reports.study_figures import BLACK, WHITE, expectation_figure, matrix_figure, scatter_figure
 from robustscope.reports.why_figures import decision_map, landscape_2d, landscape_3d, saliency_grid, save
-from robustscope.runs.files import write_text
 from robustscope.runs.store import read_plan, read_table
 from robustscope.runs.studied import Record, read_pictures, read_study
 

@@ -30,7 +30,7 @@ from safetensors.numpy import load as load_safetensors
 from safetensors.numpy import save as save_safetensors
 
 from robustscope.core.errors import CorruptRun
-from robustscope.runs.files import RESTORE, read_json, write_atomically
+from robustscope.core.files import RESTORE, read_json, write_atomically
 
 FORMAT = 1
 

@@ -23,12 +23,12 @@ from torch import Tensor
 
 from robustscope.core.draws import Draws
 from robustscope.core.errors import BadFile, CorruptRun, InvalidValue
+from robustscope.core.files import read_json, write_atomically
 from robustscope.data.base import existing
 from robustscope.data.frames import FrameSet
 from robustscope.models.classifier import Classifier
 from robustscope.models.fingerprints import fingerprint
 from robustscope.runs.corrupted import claim_folder
-from robustscope.runs.files import read_json, write_atomically
 from robustscope.runs.store import read_evidence_file
 
 COLUMNS = {
