@@ -36,7 +36,11 @@ COLUMNS = (
     "passes",
     "seconds",
 )
-CHANGES: Mapping[str, Mapping[str, Any]] = {"free": {"epochs": 8}}
+CHANGES: Mapping[str, Mapping[str, Any]] = {
+    "free": {"epochs": 8},
+    "ibp": {"epsilon_ramp": 0.5},
+    "crown_ibp": {"epsilon_ramp": 0.5},
+}
 """What an objective needs besides the recipe ``digits``: fewer epochs for replays, a certified network's schedule."""
 
 

@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import copy
 import csv
 import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from robustscope.core.errors import InvalidValue
 from robustscope.core.files import write_atomically, write_json
 from robustscope.models.weights import read_pickle_safely
+from robustscope.training.cards import Passes
+from robustscope.training.monitor import Reading
+
+if TYPE_CHECKING:
+    from robustscope.training.loop import Training
 
 NAME = "checkpoint.pt"
 
@@ -48,6 +54,46 @@ def load(folder: Path, identity: str) -> dict[str, Any] | None:
             "Name another folder, or use the recipe.json that lies there.",
         )
     return state
+
+
+def capture(training: Training) -> dict[str, Any]:
+    """Return everything that the next epoch depends on, copied."""
+    return copy.deepcopy(
+        {
+            "identity": training.identity,
+            "epoch": training.epoch,
+            "attempt": training.attempt,
+            "stopped": training.stopped,
+            "module": training.network.module.state_dict(),
+            "optimizer": training.optimizer.state_dict(),
+            "scaler": training.scaler.state_dict(),
+            "average": training.average.state_dict() if training.average is not None else {},
+            "memory": dict(training.memory),
+            "pruner": training.pruner.state(),
+            "history": training.history,
+            "best": training.best,
+            "best_weights": training.best_weights,
+            "before": vars(training.before),
+            "passes": vars(training.passes()),
+        }
+    )
+
+
+def put_back(training: Training, state: Mapping[str, Any]) -> None:
+    """Bring a training to a state that :func:`capture` returned."""
+    state = copy.deepcopy(dict(state))
+    training.epoch, training.attempt, training.stopped = state["epoch"], state["attempt"], state["stopped"]
+    training.network.module.load_state_dict(state["module"])
+    training.optimizer.load_state_dict(state["optimizer"])
+    training.scaler.load_state_dict(state["scaler"])
+    if training.average is not None:
+        training.average.load_state_dict(state["average"])
+    training.pruner.load(state["pruner"])
+    training.memory = {name: tensor.to(training.device) for name, tensor in state["memory"].items()}
+    training.history, training.best, training.best_weights = state["history"], state["best"], state["best_weights"]
+    training.before = Reading(**state["before"])
+    training.spent = Passes(**state["passes"])
+    training.network.forward_rows = training.network.backward_rows = training.network.partial_rows = 0
 
 
 def write_recipe(folder: Path, recipe: Mapping[str, Any]) -> None:

@@ -56,6 +56,15 @@ def add_up(tensors: Iterable[Tensor]) -> None:
             distributed.all_reduce(tensor)
 
 
+def agreed(values: list[float], device: torch.device) -> list[float]:
+    """Return the numbers of the first process, so that all decide alike."""
+    if not active():
+        return values
+    shared = torch.tensor(values, dtype=torch.float64, device=device)
+    distributed.broadcast(shared, 0)
+    return shared.tolist()
+
+
 def add_gradients(module: nn.Module) -> None:
     """Replace the gradient of each weight by its sum over all processes; one that this process lacks counts as 0."""
     if not active():

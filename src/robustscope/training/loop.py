@@ -5,19 +5,16 @@ Read :meth:`Training.run`, :meth:`Training._epoch` and :meth:`Training._batch`; 
 
 from __future__ import annotations
 
-import copy
 import hashlib
 import json
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from robustscope.core.draws import Draws, key, permutation
 from robustscope.core.errors import ModelError
@@ -33,6 +30,7 @@ from robustscope.training.dropout import add_dropout
 from robustscope.training.export import Architecture, architecture, save_trained, write_record
 from robustscope.training.monitor import Reading, look, overfits_catastrophically, stalls
 from robustscope.training.network import Network
+from robustscope.training.parts import Progress, Row, Tracker, Trained, averaged, optimizer_of, resident_bytes
 from robustscope.training.recipe import Recipe
 from robustscope.training.samples import Samples, open_samples
 from robustscope.training.schedules import SCHEDULES, ramp
@@ -42,31 +40,6 @@ VERSION = 1
 """Raised whenever the same recipe would give other weights."""
 MOST_ROLLBACKS = 4
 PRECISION = {"float32": None, "bfloat16": torch.bfloat16, "float16": torch.float16}
-
-Row = dict[str, Any]
-Tracker = Callable[[Row], None]
-Progress = Callable[[int, int], None]
-
-
-@dataclass(frozen=True)
-class Trained:
-    """What a training gave.
-
-    Args:
-        module: the network, in evaluation mode, with the weights that ``best_by`` chose.
-        history: one row for each epoch.
-        best: the row of the epoch whose weights these are.
-        passes: rows of the whole training, of all processes.
-        stopped: why it ended before its last epoch, or "".
-        card: path of the model's card, None if nothing was written.
-    """
-
-    module: nn.Module
-    history: tuple[Row, ...]
-    best: Row
-    passes: Passes
-    stopped: str = ""
-    card: Path | None = None
 
 
 def train(
@@ -149,17 +122,19 @@ class Training:
             PRECISION[recipe.precision],
             self.scaler.get_scale,
         )
-        self.optimizer = _optimizer(recipe, module)
+        self.optimizer = optimizer_of(recipe, module)
         self.rate = SCHEDULES[recipe.schedule](**recipe.schedule_parameters)
-        self.average = _averaged(recipe, module)
+        self.average = averaged(recipe, module)
         self.pruner = Pruner(recipe.sparsity, module)
         self.dropout = add_dropout(module, recipe.dropout)
         self.memory: dict[str, Tensor] = {}
         self.epoch = self.attempt = 0
+        self.notes: dict[str, Tensor | float] = {}
         self.history: list[Row] = []
         self.best: Row = {}
         self.best_weights: dict[str, Tensor] = {}
         self.before = Reading(0.0, 0.0, 0.0, math.nan, 1.0)
+        self.good: dict[str, Any] = {}
         self.spent = Passes()
         self.stopped = ""
         self.identity = hashlib.sha256(
@@ -172,11 +147,12 @@ class Training:
         """Train to the end."""
         saved = checkpoints.load(self.out, self.identity) if self.out else None
         if saved is not None:
-            self._restore(saved)
+            checkpoints.put_back(self, saved)
         else:
-            self._write_recipe()
+            if self.out and distributed.rank() == 0:
+                checkpoints.write_recipe(self.out, self._asked())
             self.before = self._look()
-        self.good = self._state()
+        self._keep(write=False)
         while self.epoch < self.recipe.epochs and not self.stopped:
             started, loss = time.perf_counter(), self._epoch()
             if loss is not None:
@@ -188,7 +164,7 @@ class Training:
         name, size, count = f"{self.attempt}/{self.epoch}", self.recipe.batch_size, len(self.samples.ids)
         order = permutation(self.recipe.seed, f"train/{name}", count)
         self.pruner.advance(self.epoch / self.recipe.epochs)
-        batches = math.ceil(count / size)
+        batches, self.notes = math.ceil(count / size), {}
         total = torch.zeros((), dtype=torch.float64, device=self.device)
         remembered = {key_: tensor.clone() for key_, tensor in self.memory.items()} if distributed.active() else {}
         for batch in range(batches):
@@ -200,7 +176,7 @@ class Training:
                 alarm = self._alarm(self._look())
                 if alarm and self._raise_alarm(f"update {batch + 1} of epoch {self.epoch + 1}: {alarm}"):
                     return None
-        distributed.add_up([total])
+        distributed.add_up([total, *(note for note in self.notes.values() if isinstance(note, Tensor))])
         distributed.average_statistics(self.network.module)
         distributed.merge_changes(self.memory, remembered)
         return (total / count).item()
@@ -234,6 +210,8 @@ class Training:
             self._descend(term, len(ids))
             total += term.losses.detach().sum()
             updates += term.update
+            for note, values in term.notes.items():
+                self.notes[note] = self.notes.get(note, 0.0) + values.double().sum()
         return total / updates
 
     def _descend(self, term: Term, count: int) -> None:
@@ -286,15 +264,13 @@ class Training:
         waited = self.epoch - self.best["epoch"]
         if self.recipe.patience and waited >= self.recipe.patience:
             self.stopped = f"{self.recipe.best_by} accuracy has not improved for {waited} epochs"
-        self.good = self._state()
-        if self.out and distributed.rank() == 0:
-            checkpoints.save(self.out, self.good)
+        self._keep()
 
     def _look(self) -> Reading:
         with self.network.judged(self._averaged_module(), self.recipe.batch_size) as model:
             reading = look(model, self.samples.held, self.threat, self.recipe.validation_steps)
         self.network.module.train()
-        return reading
+        return Reading(*distributed.agreed(list(vars(reading).values()), self.device))
 
     def _averaged_module(self) -> nn.Module | None:
         """Return the averaged weights once there are some."""
@@ -304,8 +280,8 @@ class Training:
         return self.average.module
 
     def _row(self, loss: float, seconds: float, now: Reading) -> Row:
-        passes = self._passes()
-        peak = torch.cuda.max_memory_allocated(self.device) if self.device.type == "cuda" else _resident()
+        passes = self.passes()
+        peak = torch.cuda.max_memory_allocated(self.device) if self.device.type == "cuda" else resident_bytes()
         return {
             "epoch": self.epoch + 1,
             "attempt": self.attempt,
@@ -320,10 +296,11 @@ class Training:
             "partial": passes.partial,
             "seconds": seconds,
             "peak_bytes": peak,
+            **{name: float(note) / len(self.samples.ids) for name, note in self.notes.items()},
             **({"sparsity": self.pruner.share} if self.recipe.sparsity.amount else {}),
         }
 
-    def _passes(self) -> Passes:
+    def passes(self) -> Passes:
         """Return the rows of all processes since the beginning."""
         own = self.network.passes
         counts = torch.tensor([own.forward, own.backward, own.partial], dtype=torch.int64, device=self.device)
@@ -348,8 +325,8 @@ class Training:
         """
         if self.recipe.alarm == "warn" or overfits_catastrophically(self.before, self.before):
             return False
-        spent, attempt, history = self._passes(), self.attempt, [*self.history]
-        self._restore(self.good)
+        spent, attempt, history = self.passes(), self.attempt, [*self.history]
+        checkpoints.put_back(self, self.good)
         self.spent, self.attempt = spent, attempt + 1
         if row is not None:
             self.history = [*history, {**row, "undone": True}]
@@ -371,46 +348,12 @@ class Training:
 
     # What outlives the process.
 
-    def _state(self) -> dict[str, Any]:
-        """Return everything that the next epoch depends on, copied."""
-        return copy.deepcopy(
-            {
-                "identity": self.identity,
-                "epoch": self.epoch,
-                "attempt": self.attempt,
-                "stopped": self.stopped,
-                "module": self.network.module.state_dict(),
-                "optimizer": self.optimizer.state_dict(),
-                "scaler": self.scaler.state_dict(),
-                "average": self.average.state_dict() if self.average is not None else {},
-                "memory": dict(self.memory),
-                "pruner": self.pruner.state(),
-                "history": self.history,
-                "best": self.best,
-                "best_weights": self.best_weights,
-                "before": vars(self.before),
-                "passes": vars(self._passes()),
-            }
-        )
-
-    def _restore(self, state: Mapping[str, Any]) -> None:
-        state = copy.deepcopy(dict(state))
-        self.epoch, self.attempt, self.stopped = state["epoch"], state["attempt"], state["stopped"]
-        self.network.module.load_state_dict(state["module"])
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.scaler.load_state_dict(state["scaler"])
-        if self.average is not None:
-            self.average.load_state_dict(state["average"])
-        self.pruner.load(state["pruner"])
-        self.memory = {name: tensor.to(self.device) for name, tensor in state["memory"].items()}
-        self.history, self.best, self.best_weights = state["history"], state["best"], state["best_weights"]
-        self.before = Reading(**state["before"])
-        self.spent = Passes(**state["passes"])
-        self.network.forward_rows = self.network.backward_rows = self.network.partial_rows = 0
-
-    def _write_recipe(self) -> None:
-        if self.out is not None and distributed.rank() == 0:
-            checkpoints.write_recipe(self.out, {**to_dict(self.recipe), "parameters": self.parameters})
+    def _keep(self, *, write: bool = True) -> None:
+        """Keep the state to go back to, and write it as a checkpoint, where either is asked for."""
+        if self.out or self.recipe.alarm != "warn":
+            self.good = checkpoints.capture(self)
+        if write and self.out and distributed.rank() == 0:
+            checkpoints.save(self.out, self.good)
 
     def _finish(self) -> Trained:
         module = self.network.module
@@ -419,46 +362,26 @@ class Training:
         if self.best_weights:
             module.load_state_dict(self.best_weights)
         module.eval()
-        card, passes = None, self._passes()
+        card, passes = None, self.passes()
         if self.out and distributed.rank() == 0:
             card = save_trained(self.out, self.recipe, self.architecture, module, self.best, self.stopped)
-            facts = {
-                "objective": {"source": self.objective.source, "version": self.objective.version},
-                "samples": len(self.samples.ids),
-                "held_out": len(self.samples.held.y),
-                "data": self.samples.fingerprint,
-                "weights": sum(weight.numel() for weight in module.parameters()),
-                "best": self.best,
-                "passes": vars(passes),
-                "stopped": self.stopped,
-                "processes": distributed.world(),
-                "device": str(self.device),
-            }
-            write_record(self.out, {**to_dict(self.recipe), "parameters": self.parameters}, self.history, facts)
+            write_record(self.out, self._asked(), self.history, self._facts(passes))
         return Trained(module, tuple(self.history), self.best, passes, self.stopped, card)
 
+    def _asked(self) -> dict[str, Any]:
+        """Return the recipe with all parameters of the objective."""
+        return {**to_dict(self.recipe), "parameters": self.parameters}
 
-def _optimizer(recipe: Recipe, module: nn.Module) -> torch.optim.Optimizer:
-    weights = [weight for weight in module.parameters() if weight.requires_grad]
-    rate, decay = recipe.learning_rate, recipe.weight_decay
-    if recipe.optimizer == "sgd":
-        return torch.optim.SGD(weights, lr=rate, momentum=recipe.momentum, weight_decay=decay, nesterov=recipe.nesterov)
-    kind = torch.optim.Adam if recipe.optimizer == "adam" else torch.optim.AdamW
-    return kind(weights, lr=rate, weight_decay=decay)
-
-
-def _averaged(recipe: Recipe, module: nn.Module) -> AveragedModel | None:
-    """Return the averaged weights that the recipe asks for; buffers such as running statistics are averaged too."""
-    if recipe.average == "none":
-        return None
-    mean = get_ema_multi_avg_fn(recipe.ema_decay) if recipe.average == "ema" else None
-    return AveragedModel(module, multi_avg_fn=mean, use_buffers=True)
-
-
-def _resident() -> int:
-    """Return the most memory that this process has held so far, in bytes; 0 where the system does not tell."""
-    try:
-        import resource
-    except ImportError:  # not a Unix system
-        return 0
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    def _facts(self, passes: Passes) -> dict[str, Any]:
+        return {
+            "objective": {"source": self.objective.source, "version": self.objective.version},
+            "samples": len(self.samples.ids),
+            "held_out": len(self.samples.held.y),
+            "data": self.samples.fingerprint,
+            "weights": sum(weight.numel() for weight in self.network.module.parameters()),
+            "best": self.best,
+            "passes": vars(passes),
+            "stopped": self.stopped,
+            "processes": distributed.world(),
+            "device": str(self.device),
+        }

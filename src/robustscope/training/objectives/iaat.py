@@ -93,8 +93,10 @@ def iaat(
     def attacked(radii: Tensor, purpose: str) -> Tensor:
         within = replace(threat, epsilon=tuple(radii.tolist()))
         start = random_point(x, within, draws, purpose)
-        sizes = {"relative_step_size": 2 / steps, "least_step": relative_step_size * epsilon}
-        return ascend(network, x, within, losses, start, steps=steps, mode=mode, **sizes)
+        least = relative_step_size * epsilon
+        return ascend(
+            network, x, within, losses, start, steps=steps, relative_step_size=2 / steps, least_step=least, mode=mode
+        )
 
     def right(point: Tensor) -> Tensor:
         with torch.no_grad(), network.mode(mode):
