@@ -186,6 +186,7 @@ def test_a_model_on_another_device_is_refused():
 
 def test_known_suites_say_their_parameters():
     listed = known_suites()
+    assert listed.pop("common")[:-1] == listed["audited"], "the default suite, and beside it shifts and brackets"
     assert set(listed) == set(SUITES)
     assert "pgd:steps=40,loss=margin" in listed["baseline"]
     from robustscope.runs.plan import attack_specs
