@@ -190,8 +190,8 @@ class Recipe:
             )
 
     def identity(self) -> str:
-        """Return the SHA-256 of everything here that can change the weights; the device and how it is watched cannot."""
-        facts = {key: value for key, value in to_dict(self).items() if key not in ("device",)}
+        """Return the SHA-256 of everything here but the device, so that a training can go on elsewhere."""
+        facts = {key: value for key, value in to_dict(self).items() if key != "device"}
         return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
 
 
@@ -205,7 +205,7 @@ def load_recipe(place: str | Path, **changes: Any) -> Recipe:
     """Read a recipe of the package by name, or a TOML file by path.
 
     Args:
-        place: name such as "digits-fast", or path.
+        place: name such as "mnist-fast", or path.
         changes: values that replace those of the file; tables such as ``parameters`` are merged.
 
     Raises:
