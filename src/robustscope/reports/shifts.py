@@ -10,15 +10,15 @@ import numpy as np
 from matplotlib.colors import LinearSegmentedColormap
 
 from robustscope.core.files import write_text
-from robustscope.reports.figures import GRID, SERIES, drawing, make_axes, to_svg
+from robustscope.reports.figures import BLACK, GRID, SERIES, WHITE, drawing, make_axes, to_svg
 from robustscope.reports.formats import interval, number, percent
 from robustscope.reports.formats import markdown as safe
 from robustscope.reports.markdown import rate
 from robustscope.reports.tables import table
 
 SHADES = LinearSegmentedColormap.from_list("shades", ["#f4f5f9", SERIES[0]])
-DARK, BLACK, WHITE = 0.8, "#16181d", "#ffffff"
-"""Accuracy above which a cell is dark enough for white figures, and the colours of figures."""
+DARK = 0.8
+"""Accuracy above which a cell is dark enough for white figures."""
 
 
 def heat_map(summary: Mapping[str, Any], name: str = "shifts") -> str:
