@@ -238,6 +238,8 @@ def test_data_in_memory_and_a_module_of_ones_own(tmp_path):
         ({"objective": "fats"}, "Did you mean 'fast'"),
         ({"parameters": {"step": 1}}, "'step'"),
         ({"augment": ("mirror",)}, "mirror"),
+        ({"mean": (0.5,)}, "both"),
+        ({"mean": (0.5,), "std": (0.0,)}, "> 0"),
     ],
 )
 def test_bad_recipes_are_refused(changes, text):

@@ -178,6 +178,13 @@ class Recipe:
                 raise InvalidValue(
                     f"{name}={getattr(self, name)} was given", "a finite number >= 0 is allowed", f"Correct {name}."
                 )
+        mean, std = self.mean, self.std
+        if (mean is None) != (std is None) or (mean and std and (len(mean) != len(std) or min(std) <= 0)):
+            raise InvalidValue(
+                f"mean={mean} and std={std} were given",
+                "both, with one number > 0 of std for each of mean, or neither are allowed",
+                "Give one of each for each channel.",
+            )
         if not 0 < self.ema_decay < 1:
             raise InvalidValue(f"ema_decay={self.ema_decay} was given", "0 to 1 is allowed", "Write e.g. 0.999.")
         if not 0 <= self.dropout < 1:
