@@ -228,7 +228,7 @@ def write_shard(
                 connection.execute(
                     f"COPY (SELECT {casts} FROM rows) TO '{target}' (FORMAT parquet, KV_METADATA {{record: '{metadata}'}})"
                 )
-        except duckdb.Error as error:
+        except duckdb.IOException as error:  # the disk; anything else is a defect, and must read as one
             raise OSError(str(error)) from error
 
     write_atomically(shard_path(run, shard), write, once=True)
