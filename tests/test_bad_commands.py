@@ -10,10 +10,10 @@ import pytest
 
 from doors import STANDARD, assert_nothing_whole, assert_three_parts, command
 from robustscope.core.errors import CorruptRun, InvalidValue, MissingFile, RobustscopeError
+from robustscope.core.files import write_json
 from robustscope.reports import write_report
 from robustscope.runs.config import AttackSpec, Config, ModelSpec, Settings
 from robustscope.runs.evidence import verify_run
-from robustscope.runs.files import write_json
 from robustscope.runs.plan import make_plan
 from robustscope.runs.session import carry_out, start
 from robustscope.runs.store import read_record, read_table, shard_path

@@ -130,6 +130,22 @@ def test_masks_of_annotations(tmp_path, pictures):
     with pytest.raises(BadFile, match="no category 'cow'") as caught:
         load_masks(f"coco:{path}?category=cow", pictures)
     assert_three_parts(caught.value)
+    # two pictures of one name in two folders are told apart by the folder, and without it by nothing
+    whole, half = content["annotations"][2], content["annotations"][3]
+    two = [
+        {"id": i, "file_name": f"{n}.png", "height": 8, "width": 6} for i, n in enumerate(("cat/a", "dog/a", "b", "c"))
+    ]
+    shown = [{**one, "image_id": i} for i, one in enumerate((whole, half, whole, half))]
+    path.write_text(json.dumps({"images": two, "annotations": shown}))
+    assert load_masks(f"coco:{path}", pictures).read(range(4)).flatten(1).sum(1).tolist() == [48, 48, 24, 24]
+    two[1]["file_name"] = "cow/a.png"
+    path.write_text(json.dumps({"images": two, "annotations": shown}))
+    with pytest.raises(BadFile, match="nothing about a"):
+        load_masks(f"coco:{path}", pictures)
+    two[1]["file_name"] = "dog/a.png"
+    path.write_text(json.dumps({"images": two, "annotations": [{**one, "segmentation": []} for one in shown]}))
+    with pytest.raises(BadFile, match="no foreground"):  # boxes alone
+        load_masks(f"coco:{path}", pictures).read([2])
     path.write_text("{}")
     with pytest.raises(BadFile, match="KeyError") as caught:
         load_masks(f"coco:{path}", pictures)

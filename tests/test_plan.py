@@ -9,11 +9,11 @@ from doors import STANDARD, Net, X, Y
 from robustscope.attacks import ATTACKS
 from robustscope.attacks.suites import RECIPES, SUITES
 from robustscope.core.errors import CorruptRun, InvalidType, InvalidValue
+from robustscope.core.files import read_json, write_json
 from robustscope.core.types import AttackResult
 from robustscope.data.datasets import from_tensors
 from robustscope.models.loading import from_module
 from robustscope.runs.config import AttackSpec, Config, ModelSpec, Settings
-from robustscope.runs.files import read_json, write_json
 from robustscope.runs.plan import Subjects, known_suites, load_subjects, make_plan
 from robustscope.runs.session import carry_out, start
 from robustscope.runs.store import read_plan, read_record, read_table
@@ -186,6 +186,7 @@ def test_a_model_on_another_device_is_refused():
 
 def test_known_suites_say_their_parameters():
     listed = known_suites()
+    assert listed.pop("common")[:-1] == listed["audited"], "the default suite, and beside it shifts and brackets"
     assert set(listed) == set(SUITES)
     assert "pgd:steps=40,loss=margin" in listed["baseline"]
     from robustscope.runs.plan import attack_specs

@@ -11,10 +11,10 @@ import torch
 
 import robustscope
 from robustscope.core.errors import CorruptRun, InvalidValue
+from robustscope.core.files import read_json
 from robustscope.core.sampling import draws_needed
 from robustscope.runs.audit import next_stages, risk_of, verdicts
 from robustscope.runs.config import AttackSpec, Audit, Config, ModelSpec, Settings
-from robustscope.runs.files import read_json
 from robustscope.runs.plan import make_plan
 from robustscope.runs.session import carry_out, start
 from robustscope.runs.stages import _add

@@ -12,7 +12,7 @@ import torch
 from doors import command
 from robustscope.analyses.study import add_robust_accuracy, chosen_properties, expectations, study_table
 from robustscope.core.draws import Draws
-from robustscope.core.errors import CorruptRun, InvalidValue, UnknownName
+from robustscope.core.errors import CorruptRun, InvalidValue, StoreError, UnknownName
 from robustscope.data.datasets import load_data
 from robustscope.models.loading import load_model
 from robustscope.probes.why.compose import investigate
@@ -121,6 +121,14 @@ def test_a_probe_that_fails_on_a_model_is_a_gap_with_a_reason(finished, networks
     assert table["weight_sparsity.weights"].tolist() == [22416, 22416, 22416, 22416, 640]
 
 
+def test_a_disk_that_is_full_is_no_gap(networks, tmp_path, monkeypatch):
+    study = Study(request(networks[:2], samples="10", probes=("landscape",)), tmp_path / "out")
+    monkeypatch.setattr(study, "_draw", lambda *_: (_ for _ in ()).throw(StoreError("no space", "space", "Free some.")))
+    with pytest.raises(StoreError, match="no space"):
+        run_study(study)
+    assert not list((tmp_path / "out").rglob("landscape-*.safetensors"))
+
+
 def test_pictures_are_kept_for_a_few_samples(finished):
     study, folder, _ = finished
     found = read_pictures(folder, "standard", "landscape")
@@ -184,6 +192,8 @@ def test_what_does_not_fit_is_refused(networks, tmp_path):
         Study(request(networks[:1]), tmp_path / "x")
     with pytest.raises(InvalidValue, match="two or more"):
         Study(request((networks[0], networks[0])), tmp_path / "x")
+    with pytest.raises(InvalidValue, match="without slashes"):
+        Study(request((networks[0], ("../out", networks[1][1]))), tmp_path / "x")
     with pytest.raises(UnknownName, match="margins"):
         Study(request(networks[:2], probes=("margin",)), tmp_path / "x")
 
@@ -314,8 +324,8 @@ def test_the_command_studies_and_resumes(networks, tmp_path):
     assert "page:" in out
     code, out, err = command(*line)
     assert code == 0, err
-    found = json.loads(out)
-    assert found["models"] == 4
+    found = json.loads(out, parse_constant=pytest.fail)
+    assert (found["models"], found["gaps"]) == (4, [])
     assert {row["property"] for row in found["expectations"]} >= {"margins.input_margin"}
     code, _, err = command(*line, "--given", "clean_acuracy")
     assert code == 2

@@ -12,10 +12,10 @@ import robustscope
 from doors import STANDARD, command
 from robustscope.api import Evaluation
 from robustscope.core.errors import CorruptRun, InvalidValue
+from robustscope.core.files import read_json
 from robustscope.core.threats import Patch, RotationTranslation
 from robustscope.runs.config import AttackSpec, Config, ModelSpec, Settings
 from robustscope.runs.evidence import verify_run
-from robustscope.runs.files import read_json
 from robustscope.runs.plan import make_plan
 from robustscope.runs.session import carry_out, start
 from robustscope.runs.store import evidence_path, plan_id, portable, read_plan, read_table

@@ -15,7 +15,7 @@ from PIL import Image
 from doors import assert_three_parts
 from robustscope.analyses.video import pm_accuracy, video_summary
 from robustscope.cli import main
-from robustscope.core.errors import CorruptRun, InvalidValue, MissingFile
+from robustscope.core.errors import BadFile, CorruptRun, InvalidValue, MissingFile
 from robustscope.data.frames import from_sequences
 from robustscope.data.pictures import encode
 from robustscope.data.video_problems import EdgeJudge, moving_squares
@@ -113,6 +113,10 @@ def test_outputs_are_merged_by_their_largest(tmp_path):
         with pytest.raises(InvalidValue, match="groups of outputs") as caught:
             evaluate_video(four, FRAMES, tmp_path / f"bad{len(str(groups))}", groups=groups)
         assert_three_parts(caught.value)
+    for text in ('["12", "3"]', "[[0.5], [1]]", "[[true]]", "{}", "[["):
+        (tmp_path / "groups.json").write_text(text)
+        with pytest.raises(BadFile, match="list of lists of outputs"):
+            read_groups(tmp_path / "groups.json")
     with pytest.raises(InvalidValue, match="there is a label 1, and 1 classes"):
         evaluate_video(four, FRAMES, tmp_path / "one", groups=[[0]])
 

@@ -232,10 +232,14 @@ def test_data_in_memory_and_a_module_of_ones_own(tmp_path):
         ({"epochs": 0}, "epochs=0"),
         ({"schedule": "linear"}, "schedule='linear'"),
         ({"validation": 0.0}, "held-out"),
+        ({"validation_data": "digits#train"}, "is the training set"),
+        ({"validation_data": "cue-digits:consistent,shape"}, r"inputs \(1, 32, 32\) of 10 classes"),
         ({"alarm": "panic"}, "alarm='panic'"),
         ({"objective": "fats"}, "Did you mean 'fast'"),
         ({"parameters": {"step": 1}}, "'step'"),
         ({"augment": ("mirror",)}, "mirror"),
+        ({"mean": (0.5,)}, "both"),
+        ({"mean": (0.5,), "std": (0.0,)}, "> 0"),
     ],
 )
 def test_bad_recipes_are_refused(changes, text):

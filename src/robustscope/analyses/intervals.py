@@ -57,6 +57,12 @@ def proportion(k: int | None, n: int) -> tuple[float | None, float | None, float
     return (k / n, *clopper_pearson(k, n))
 
 
+def rate(k: int | None, n: int) -> dict[str, Any]:
+    """Return :func:`proportion` with its counts: value, low, high, k and n."""
+    value, low, high = proportion(k, n)
+    return {"value": value, "low": low, "high": high, "k": k, "n": n}
+
+
 def clustered(shares: np.ndarray, each: int) -> tuple[float, float, float]:
     """Return the mean of shares of several answers for each sample, with its 95 % interval.
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import pandas as pd
 
-from robustscope.analyses.intervals import paired_difference, proportion
+from robustscope.analyses.intervals import paired_difference, rate
 from robustscope.core.errors import CorruptRun, InvalidValue
 
 CONTROL = "random"
@@ -51,18 +51,12 @@ def mask_summary(rows: pd.DataFrame) -> list[dict[str, Any]]:
             "n": len(part),
             "share": float(part["share"].mean()),
             "dimension": float(part["dimension"].mean()),
-            "clean": _rate(part["clean_correct"]),
-            "robust": _rate(part["robust"]),
+            "clean": rate(int(part["clean_correct"].sum()), len(part)),
+            "robust": rate(int(part["robust"].sum()), len(part)),
             "gain": _gain(part["robust"], parts[CONTROL]["robust"]) if CONTROL in parts and kind != CONTROL else None,
         }
         for kind, part in parts.items()
     ]
-
-
-def _rate(held: pd.Series) -> dict[str, Any]:
-    k, n = int(held.sum()), len(held)
-    value, low, high = proportion(k, n)
-    return {"value": value, "low": low, "high": high, "k": k, "n": n}
 
 
 def _gain(mine: pd.Series, control: pd.Series) -> dict[str, float]:

@@ -19,7 +19,7 @@ from robustscope.analyses.corruption_errors import (
     mean_error,
     relative_mce,
 )
-from robustscope.analyses.intervals import clustered, proportion
+from robustscope.analyses.intervals import clustered, rate
 from robustscope.core.errors import CorruptRun, InvalidValue
 
 CLEAN = "clean"
@@ -201,9 +201,7 @@ def _parts(rows: pd.DataFrame) -> Iterator[tuple[Part, pd.DataFrame]]:
 
 
 def _rates(part: pd.DataFrame) -> dict[str, Any]:
-    k, n = int(part["correct"].sum()), len(part)
-    value, low, high = proportion(k, n)
-    return {"value": value, "low": low, "high": high, "k": k, "n": n, **_calibration([part])}
+    return {**rate(int(part["correct"].sum()), len(part)), **_calibration([part])}
 
 
 def _mean(parts: Mapping[Part, pd.DataFrame], names: Sequence[str]) -> dict[str, Any]:

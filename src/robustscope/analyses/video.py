@@ -8,7 +8,7 @@ from typing import Any, Literal
 import numpy as np
 import pandas as pd
 
-from robustscope.analyses.intervals import proportion
+from robustscope.analyses.intervals import rate
 from robustscope.core.errors import CorruptRun, InvalidValue
 
 Labels = Literal["own", "anchor"]
@@ -196,9 +196,7 @@ def _near(rows: pd.DataFrame, k: int | None, labels: Labels) -> pd.DataFrame:
 
 
 def _rate(held: pd.Series) -> dict[str, Any]:
-    hits = None if held.isna().any() else int(held.astype(bool).sum())
-    value, low, high = proportion(hits, len(held))
-    return {"value": value, "low": low, "high": high, "k": hits, "n": len(held)}
+    return rate(None if held.isna().any() else int(held.astype(bool).sum()), len(held))
 
 
 def _ratio_interval(

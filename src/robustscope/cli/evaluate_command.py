@@ -236,8 +236,8 @@ def describe(plan: dict) -> str:
 def present(folder: Path, *, json: bool) -> int:
     """Write the report of a finished run, print its headline, and return the exit code."""
     from robustscope.api import headline
+    from robustscope.core.files import read_json
     from robustscope.reports import write_report
-    from robustscope.runs.files import read_json
 
     written = write_report(folder)
     summary = read_json(written["json"])

@@ -62,6 +62,7 @@ def command(
     """
     asked = asked_workers(workers) if workers is not None else cores()
 
+    from robustscope.reports.formats import native
     from robustscope.reports.study import write_study
     from robustscope.runs.study import Study, StudyRequest, run_study
 
@@ -79,7 +80,14 @@ def command(
     found = write_study(out_, evaluated=evaluated, properties=properties, given=given, seed=seed)
     expected = found["expected"]
     if json:
-        emit({"out": str(out_), "models": len(found["table"]), "expectations": expected.to_dict("records")})
+        emit(
+            {
+                "out": str(out_),
+                "models": len(found["table"]),
+                "expectations": native(expected.to_dict("records")),
+                "gaps": [{"model": m, "probe": p, "reason": why} for (m, p), why in found["errors"].items()],
+            }
+        )
         return 0
     known = expected[expected["value"].notna()]
     table = Table("property", "expected", "correlation with robustness", "95 % interval", "agrees")
@@ -93,5 +101,7 @@ def command(
         )
     out.print(f"{len(found['table'])} models, {len(study.ids)} samples, {len(study.cards)} probes", markup=False)
     out.print(table)
+    if found["errors"]:
+        out.print(f"gaps: {len(found['errors'])} probes could not be run; the page says why", markup=False)
     out.print(f"page: {found['page']}", markup=False)
     return 0

@@ -53,10 +53,10 @@ def command(
     import torch
 
     from robustscope.attacks.universal_craft import craft_universal, universal_bytes
+    from robustscope.core.files import write_atomically
     from robustscope.core.types import ThreatModel
     from robustscope.data.selection import select
     from robustscope.runs.engines.local import torch_threads
-    from robustscope.runs.files import write_atomically
     from robustscope.runs.plan import load_subjects
 
     subjects = load_subjects((spec,), data, settings)

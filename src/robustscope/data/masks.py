@@ -19,7 +19,7 @@ from robustscope.core.errors import BadFile, InvalidValue, did_you_mean
 from robustscope.core.files import write_json
 from robustscope.data.arrays import Mapped
 from robustscope.data.base import Dataset, existing
-from robustscope.data.coco import coco_masks
+from robustscope.data.coco import Make, by_name, coco_masks
 from robustscope.data.pictures import pillow
 from robustscope.data.sources.folder import PicturesDataset
 from robustscope.data.sources.wnids import CroppedDataset, cropped
@@ -218,7 +218,7 @@ def sampled(mask: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
     return mask[rows[:, None], columns]
 
 
-def gtsrb_masks(place: Path, shape: str = "box") -> dict[str, Callable[[], np.ndarray]]:
+def gtsrb_masks(place: Path, shape: str = "box") -> dict[str, Make]:
     """Read the regions of GTSRB: name -> what makes the mask of the picture.
 
     Args:
@@ -235,16 +235,12 @@ def gtsrb_masks(place: Path, shape: str = "box") -> dict[str, Callable[[], np.nd
     if shape not in ("box", "ellipse"):
         raise InvalidValue(f"shape={shape!r} was given", "box or ellipse is allowed", "Write ?shape=ellipse.")
     files = sorted(place.rglob("*.csv")) if place.is_dir() else [place]
-    found: dict[str, Callable[[], np.ndarray]] = {}
-    twice: set[str] = set()
+    found: list[tuple[Path, Make]] = []
     for file in files:
         try:
             for row in csv.DictReader(file.read_text(encoding="utf-8").splitlines(), delimiter=";"):
                 numbers = [int(row[name]) for name in ("Height", "Width", "Roi.X1", "Roi.Y1", "Roi.X2", "Roi.Y2")]
-                make = _region(numbers, shape)
-                stem = Path(row["Filename"]).stem
-                twice |= {stem} & set(found)
-                found[stem] = found[f"{file.parent.name}/{stem}"] = make
+                found.append((file.parent / Path(row["Filename"]).name, _region(numbers, shape)))
         except (OSError, KeyError, TypeError, ValueError) as error:
             raise BadFile(
                 f"{file} could not be read ({type(error).__name__}: {error})",
@@ -253,10 +249,10 @@ def gtsrb_masks(place: Path, shape: str = "box") -> dict[str, Callable[[], np.nd
             ) from error
     if not found:
         raise BadFile(f"{place} holds no region", "GTSRB's CSV files are allowed", "Check the path.")
-    return {name: make for name, make in found.items() if name not in twice}
+    return by_name(found)
 
 
-def _region(numbers: Sequence[int], shape: str) -> Callable[[], np.ndarray]:
+def _region(numbers: Sequence[int], shape: str) -> Make:
     height, width, x1, y1, x2, y2 = numbers
 
     def make() -> np.ndarray:
@@ -306,8 +302,8 @@ def changed(kind: Kind, masks: Tensor, draws: Draws, *, pixels: int = 2) -> Tens
         return F.max_pool2d(masks[:, None].float(), 2 * pixels + 1, stride=1, padding=pixels)[:, 0] > 0
     flat = masks.flatten(1)
     if kind == "random":
-        order = draws.uniform("random mask", torch.empty(flat.shape)).argsort(dim=1, stable=True)
-        first = torch.arange(flat.shape[1])[None] < flat.sum(1, keepdim=True)
+        order = draws.uniform("random mask", torch.empty(flat.shape, device=flat.device)).argsort(dim=1, stable=True)
+        first = torch.arange(flat.shape[1], device=flat.device)[None] < flat.sum(1, keepdim=True)
         return torch.zeros_like(flat).scatter_(1, order, first).reshape(masks.shape)
     down, right = (draws.integers(f"shifted mask/{side}", 1, 0, n)[:, 0].tolist() for side, n in _sides(masks))
     moved = [mask.roll((a, b), (0, 1)) for mask, a, b in zip(masks, down, right, strict=True)]
@@ -340,14 +336,14 @@ def write_masked(
         raise InvalidValue(f"{folder} holds other files", "a new or empty folder is allowed", "Name another.")
     folder.mkdir(parents=True, exist_ok=True)
     x = np.lib.format.open_memmap(folder / "x.npy", "w+", data.dtype.newbyteorder("="), (len(rows), *data.shape))
-    kept = np.empty((len(rows), *masks.shape), bool)
+    kept = np.lib.format.open_memmap(folder / "masks.npy", "w+", np.dtype(bool), (len(rows), *masks.shape))
     for start in range(0, len(rows), 256):
         part = rows[start : start + 256]
         mine = changed(kind, masks.read(part), Draws(0, tuple(part), "masks")).numpy()
         kept[start : start + len(part)] = mine
         x[start : start + len(part)] = data.raw(np.asarray(part, dtype=np.int64)) * mine[:, None].astype(data.dtype)
     x.flush()
-    np.save(folder / "masks.npy", kept)
+    kept.flush()
     facts = {"data": data.name, "masks": masks.name, "kind": kind, "ids": rows, "area": float(kept.mean())}
     write_json(folder / "facts.json", facts)
     np.save(folder / "y.npy", data.labels[rows])

@@ -18,6 +18,8 @@ from matplotlib.ticker import MaxNLocator, PercentFormatter
 from robustscope.reports.formats import number
 
 INK, GRID = "#4b4f58", "#d5d7dc"
+BLACK, WHITE = "#16181d", "#ffffff"
+"""Colours of figures on a coloured cell, on light pages and dark ones."""
 SERIES = ("#3451b2", "#b8500c", "#0f766e", "#9d2463", "#77681a", "#6d3fc0", "#52606d", "#b42318")
 DASHES = ("-", (0, (5, 2)), (0, (1.5, 1.5)), (0, (6, 2, 1.5, 2)))
 MARKERS = "osD^vPX*"

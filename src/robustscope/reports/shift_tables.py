@@ -92,12 +92,12 @@ def _corruptions(
     return found
 
 
-def _clean(plan: Mapping[str, Any], table: pd.DataFrame, model: str) -> pd.DataFrame:
-    """Return what a model says of the clean samples, one row for each."""
+def _clean(plan: Mapping[str, Any], table: pd.DataFrame, model: str) -> pd.DataFrame | None:
+    """Return what a model says of the clean samples, one row for each; None if it could not judge them all."""
     cell = next(cell["index"] for cell in plan["cells"] if cell["model"] == model)
     mine = table.loc[table["cell"] == cell, ["sample", "clean_correct", "clean_confidence"]]
     named = mine.rename(columns={"clean_correct": "correct", "clean_confidence": "confidence"})
-    return named.assign(correct=named["correct"].fillna(False).astype(bool))
+    return None if named["correct"].isna().any() else named.assign(correct=named["correct"].astype(bool))
 
 
 def _sequences(

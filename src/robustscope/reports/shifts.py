@@ -9,16 +9,16 @@ from typing import Any
 import numpy as np
 from matplotlib.colors import LinearSegmentedColormap
 
-from robustscope.reports.figures import GRID, SERIES, drawing, make_axes, to_svg
+from robustscope.core.files import write_text
+from robustscope.reports.figures import BLACK, GRID, SERIES, WHITE, drawing, make_axes, to_svg
 from robustscope.reports.formats import interval, number, percent
 from robustscope.reports.formats import markdown as safe
 from robustscope.reports.markdown import rate
 from robustscope.reports.tables import table
-from robustscope.runs.files import write_text
 
 SHADES = LinearSegmentedColormap.from_list("shades", ["#f4f5f9", SERIES[0]])
-DARK, BLACK, WHITE = 0.8, "#16181d", "#ffffff"
-"""Accuracy above which a cell is dark enough for white figures, and the colours of figures."""
+DARK = 0.8
+"""Accuracy above which a cell is dark enough for white figures."""
 
 
 def heat_map(summary: Mapping[str, Any], name: str = "shifts") -> str:

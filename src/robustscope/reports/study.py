@@ -20,11 +20,11 @@ from robustscope.analyses.study import (
     expectations,
     study_table,
 )
+from robustscope.core.files import write_text
 from robustscope.reports.figures import drawing, to_svg
-from robustscope.reports.html import environment, policy, style
-from robustscope.reports.study_figures import BLACK, WHITE, expectation_figure, matrix_figure, scatter_figure
+from robustscope.reports.html import page
+from robustscope.reports.study_figures import expectation_figure, matrix_figure, scatter_figure
 from robustscope.reports.why_figures import decision_map, landscape_2d, landscape_3d, saliency_grid, save
-from robustscope.runs.files import write_text
 from robustscope.runs.store import read_plan, read_table
 from robustscope.runs.studied import Record, read_pictures, read_study
 
@@ -56,7 +56,8 @@ def write_study(
         seed: of resamples and pairings.
 
     Returns:
-        "table", "pairs" and "expected" as data frames, and "page", the path of the page.
+        "table", "pairs" and "expected" as data frames, "page", the path of the page, and "errors": (model, probe) -> why
+        it could not be run.
 
     Raises:
         MissingFile, CorruptRun: if the study or a run cannot be read.
@@ -77,9 +78,9 @@ def write_study(
     write_text(folder / "correlations.csv", pairs.to_csv(index=False, float_format="%.6g"))
     write_text(folder / "expectations.csv", expected.to_csv(index=False, float_format="%.6g"))
     drawn = _figures(folder, record, table, pairs, expected)
-    page = folder / "study.html"
-    write_text(page, _page(record, table, pairs, expected, drawn, given))
-    return {"table": table, "pairs": pairs, "expected": expected, "page": page}
+    path = folder / "study.html"
+    write_text(path, _page(record, table, pairs, expected, drawn, given))
+    return {"table": table, "pairs": pairs, "expected": expected, "page": path, "errors": record.errors}
 
 
 def _figures(
@@ -178,28 +179,22 @@ def _page(
     drawn: Sequence[Mapping[str, Any]],
     given: Sequence[str],
 ) -> str:
-    css = style() + Markup("".join(f'svg.figure text[fill="{c}"] {{ fill: {c}; }}\n' for c in (BLACK, WHITE)))
     both = zip(pairs["first"], pairs["second"], strict=True)
     differ = np.array([a.partition(".")[0] != b.partition(".")[0] for a, b in both], dtype=bool)
     apart = pairs[pairs["p_adjusted"].notna().to_numpy() & differ]
     strong = apart.assign(size=apart["value"].abs()).sort_values(["p_adjusted", "size"], ascending=[True, False])
-    return (
-        environment()
-        .get_template("study.html.j2")
-        .render(
-            request=record.request,
-            facts=record.facts,
-            errors=[{"model": m, "probe": p, "why": why} for (m, p), why in record.errors.items()],
-            table=_plain(table.reset_index()),
-            columns=[name for name in table.columns if name in set(pairs["first"]) | set(pairs["second"])],
-            pairs=_plain(strong.head(20)),
-            evaluated=ROBUST in table.columns,
-            expected=_plain(expected),
-            figures=drawn,
-            given=list(given),
-            css=css,
-            policy=policy(css),
-        )
+    return page(
+        "study.html.j2",
+        request=record.request,
+        facts=record.facts,
+        errors=[{"model": m, "probe": p, "why": why} for (m, p), why in record.errors.items()],
+        table=_plain(table.reset_index()),
+        columns=[name for name in table.columns if name in set(pairs["first"]) | set(pairs["second"])],
+        pairs=_plain(strong.head(20)),
+        evaluated=ROBUST in table.columns,
+        expected=_plain(expected),
+        figures=drawn,
+        given=list(given),
     )
 
 

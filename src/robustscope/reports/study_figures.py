@@ -9,13 +9,13 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from robustscope.reports.figures import GRID, INK, SERIES, drawing, make_axes
+from robustscope.reports.figures import BLACK, GRID, INK, SERIES, WHITE, drawing, make_axes
 from robustscope.reports.why_figures import SIDES
 
 CALLED = 0.05
 """Adjusted p-value up to which a coefficient is set in bold."""
-DARK, BLACK, WHITE = 0.62, "#16181d", "#ffffff"
-"""Coefficient from which a cell is dark enough for white figures, and the colours of figures, on any page."""
+DARK = 0.62
+"""Coefficient above which a cell is dark enough for white figures."""
 COLOURS = {"yes": SERIES[2], "no": SERIES[7], "open": SERIES[6]}
 
 

@@ -10,13 +10,13 @@ import numpy as np
 from markupsafe import Markup
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
+from robustscope.core.files import write_text
 from robustscope.reports.figures import DASHES, SERIES, drawing, make_axes, to_svg
 from robustscope.reports.formats import interval, number, percent
 from robustscope.reports.formats import markdown as safe
 from robustscope.reports.gallery import png
 from robustscope.reports.html import page
 from robustscope.reports.markdown import rate, table
-from robustscope.runs.files import write_text
 
 NAMES = {"own": "labels of each frame", "anchor": "labels of the anchor"}
 MOST_PICTURES = 12

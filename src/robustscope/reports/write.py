@@ -5,10 +5,10 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+from robustscope.core.files import write_text
 from robustscope.reports.html import render_html
 from robustscope.reports.markdown import render_markdown
 from robustscope.reports.summary import gather
-from robustscope.runs.files import write_text
 
 
 def write_report(run: str | Path, out: str | Path | None = None) -> dict[str, Path]:

@@ -23,9 +23,9 @@ from safetensors.torch import load, save
 from torch import Tensor
 
 from robustscope.core.errors import StoreError
+from robustscope.core.files import write_atomically
 from robustscope.core.resume import Keeper, Saved
 from robustscope.core.types import Ledger
-from robustscope.runs.files import write_atomically
 
 FORMAT = 2
 EVERY = 30.0

@@ -12,11 +12,11 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from robustscope.core.errors import InvalidValue, StoreError
+from robustscope.core.files import write_json
 from robustscope.runs.audit import verdicts
 from robustscope.runs.config import config_from_dict
 from robustscope.runs.engines.local import part, run_here, run_in_processes
 from robustscope.runs.execute import check_subjects
-from robustscope.runs.files import write_json
 from robustscope.runs.measured import read_measures
 from robustscope.runs.plan import Subjects, load_subjects
 from robustscope.runs.stages import extend

@@ -60,7 +60,7 @@ def read_shift(run: str | Path, index: int) -> dict[str, pd.DataFrame]:
         (rows,) = read_shards(run, plan, [shard], columns)
         rows["corruption"] = pd.Categorical.from_codes(codes[rows["part"]], names)
         rows["severity"] = severities[rows["part"]]
-        rows["correct"] = rows["prediction"] == rows["y"]
+        rows["correct"] = (rows["prediction"] == rows["y"]) & (rows["y"] >= 0)  # -1 both where nothing could be made
         rows["failed"] = rows["status"] != "ok"
         rows["note"] = pd.Series(np.where(rows["failed"], rows["note"], ""), dtype="category")
         for position, name in enumerate(found):

@@ -22,6 +22,7 @@ from safetensors.numpy import save
 from torch import Tensor
 
 from robustscope.core.errors import CorruptRun, InvalidValue
+from robustscope.core.files import read_json, write_atomically
 from robustscope.data.base import Dataset
 from robustscope.data.datasets import load_data
 from robustscope.data.selection import select
@@ -29,7 +30,6 @@ from robustscope.models.classifier import Classifier
 from robustscope.models.fingerprints import fingerprint
 from robustscope.runs.corrupted import Request, claim_folder, constants_for, corrupted_rows
 from robustscope.runs.corruption_suites import check_pictures
-from robustscope.runs.files import read_json, write_atomically
 from robustscope.runs.shifting import judged
 from robustscope.runs.store import read_evidence_file
 

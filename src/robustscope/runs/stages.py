@@ -10,11 +10,11 @@ from typing import Any
 import pandas as pd
 
 from robustscope.core.draws import shuffled
+from robustscope.core.files import write_json
 from robustscope.core.threats import make_threat
 from robustscope.core.types import Bounds
 from robustscope.runs.audit import next_stages
 from robustscope.runs.cells import make_cell
-from robustscope.runs.files import write_json
 from robustscope.runs.measured import read_measures
 from robustscope.runs.store import plan_id, portable, read_plan, read_table, stage_path
 

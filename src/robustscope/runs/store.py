@@ -30,7 +30,7 @@ from safetensors.numpy import load as load_safetensors
 from safetensors.numpy import save as save_safetensors
 
 from robustscope.core.errors import CorruptRun
-from robustscope.runs.files import RESTORE, read_json, write_atomically
+from robustscope.core.files import RESTORE, read_json, write_atomically
 
 FORMAT = 1
 
@@ -228,7 +228,7 @@ def write_shard(
                 connection.execute(
                     f"COPY (SELECT {casts} FROM rows) TO '{target}' (FORMAT parquet, KV_METADATA {{record: '{metadata}'}})"
                 )
-        except duckdb.Error as error:
+        except duckdb.IOException as error:  # the disk; anything else is a defect, and must read as one
             raise OSError(str(error)) from error
 
     write_atomically(shard_path(run, shard), write, once=True)

@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 from robustscope.core.errors import CorruptRun
-from robustscope.runs.files import read_json
+from robustscope.core.files import read_json
 from robustscope.runs.store import read_evidence_file
 
 SHARE = 100

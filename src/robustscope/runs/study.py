@@ -22,7 +22,8 @@ import torch
 from safetensors.numpy import save
 
 from robustscope.core.draws import Draws
-from robustscope.core.errors import InvalidValue, explain
+from robustscope.core.errors import InvalidValue, StoreError, explain
+from robustscope.core.files import write_atomically, write_json
 from robustscope.core.threats import parse_threat
 from robustscope.core.types import ThreatModel
 from robustscope.data.base import Dataset
@@ -33,7 +34,6 @@ from robustscope.probes.why import WHY, Findings, WhyCard
 from robustscope.probes.why.compose import investigate
 from robustscope.runs.corrupted import claim_folder
 from robustscope.runs.engines.local import end_with, in_processes, torch_threads
-from robustscope.runs.files import write_atomically, write_json
 from robustscope.runs.studied import SHARE, part_path, pictures_path
 
 ALWAYS = "confidence"
@@ -85,6 +85,11 @@ class Study:
                 f"the models {', '.join(names) or 'none'} were given",
                 "two or more with different names are allowed",
                 "Name them: NAME=SOURCE.",
+            )
+        unfit = next((name for name in names if name in ("", ".", "..") or set(name) & set("/\\")), None)
+        if unfit is not None:
+            raise InvalidValue(
+                f"the model was named {unfit!r}", "a name of a folder is allowed", "Write it without slashes."
             )
         threat = parse_threat(request.threat)
         if not isinstance(threat, ThreatModel):
@@ -152,6 +157,8 @@ class Study:
                 if found.pictures and share == 0 and self.shown and not pictures.is_file():
                     self._draw(model, probe, pictures)
                 content = _packed(ids, found)
+            except (StoreError, MemoryError):  # says nothing about the model, and may be gone the next time
+                raise
             except Exception as error:  # one probe that fails on one model is a gap with a reason
                 content = {"error": np.frombuffer(explain(error).encode(), dtype=np.uint8)}
             body = save(content)

@@ -23,12 +23,12 @@ from torch import Tensor
 
 from robustscope.core.draws import Draws
 from robustscope.core.errors import BadFile, CorruptRun, InvalidValue
+from robustscope.core.files import read_json, write_atomically
 from robustscope.data.base import existing
 from robustscope.data.frames import FrameSet
 from robustscope.models.classifier import Classifier
 from robustscope.models.fingerprints import fingerprint
 from robustscope.runs.corrupted import claim_folder
-from robustscope.runs.files import read_json, write_atomically
 from robustscope.runs.store import read_evidence_file
 
 COLUMNS = {
@@ -143,12 +143,14 @@ def read_groups(path: str | Path) -> list[list[int]]:
     """
     file = existing(path, "a list of the outputs of each class")
     try:
-        found = json.loads(file.read_text(encoding="utf-8"))
-        return [[int(output) for output in group] for group in found]
-    except (OSError, TypeError, ValueError) as error:
-        raise BadFile(
-            f"{file} could not be read ({error})", "a JSON list of lists of outputs is allowed", "E.g. [[0, 1], [2]]."
-        ) from error
+        found, why = json.loads(file.read_text(encoding="utf-8")), "it is something else"
+    except (OSError, ValueError) as error:
+        found, why = None, str(error)
+    if isinstance(found, list) and all(isinstance(g, list) and all(type(k) is int for k in g) for g in found):
+        return found
+    raise BadFile(
+        f"{file} could not be read ({why})", "a JSON list of lists of outputs is allowed", "E.g. [[0, 1], [2]]."
+    )
 
 
 def _path(folder: Path, number: int) -> Path:

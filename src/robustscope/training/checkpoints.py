@@ -37,7 +37,7 @@ def load(folder: Path, identity: str) -> dict[str, Any] | None:
 
     Args:
         folder: run folder.
-        identity: of the training that asks; see ``loop.identity``.
+        identity: of the training that asks: its recipe, samples and versions.
 
     Raises:
         UnsafeFile, BadFile: if the file is not a checkpoint of this package.

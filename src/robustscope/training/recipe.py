@@ -178,6 +178,13 @@ class Recipe:
                 raise InvalidValue(
                     f"{name}={getattr(self, name)} was given", "a finite number >= 0 is allowed", f"Correct {name}."
                 )
+        mean, std = self.mean, self.std
+        if (mean is None) != (std is None) or (mean and std and (len(mean) != len(std) or min(std) <= 0)):
+            raise InvalidValue(
+                f"mean={mean} and std={std} were given",
+                "both, with one number > 0 of std for each of mean, or neither are allowed",
+                "Give one of each for each channel.",
+            )
         if not 0 < self.ema_decay < 1:
             raise InvalidValue(f"ema_decay={self.ema_decay} was given", "0 to 1 is allowed", "Write e.g. 0.999.")
         if not 0 <= self.dropout < 1:
@@ -190,8 +197,8 @@ class Recipe:
             )
 
     def identity(self) -> str:
-        """Return the SHA-256 of everything here that can change the weights; the device and how it is watched cannot."""
-        facts = {key: value for key, value in to_dict(self).items() if key not in ("device",)}
+        """Return the SHA-256 of everything here but the device, so that a training can go on elsewhere."""
+        facts = {key: value for key, value in to_dict(self).items() if key != "device"}
         return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
 
 
@@ -205,7 +212,7 @@ def load_recipe(place: str | Path, **changes: Any) -> Recipe:
     """Read a recipe of the package by name, or a TOML file by path.
 
     Args:
-        place: name such as "digits-fast", or path.
+        place: name such as "mnist-fast", or path.
         changes: values that replace those of the file; tables such as ``parameters`` are merged.
 
     Raises:

@@ -40,6 +40,26 @@ class Samples:
         return _read(self.data, ids, self.device)
 
 
+def _check_other(recipe: Recipe, data: Dataset, other: Dataset, *, named: bool) -> None:
+    """Refuse samples to hold out that the network cannot be asked, or that it is trained on.
+
+    Raises:
+        InvalidValue: for another shape or more classes, and for the training set itself.
+    """
+    if other.shape != data.shape or other.num_classes > data.num_classes:
+        raise InvalidValue(
+            f"validation_data={recipe.validation_data!r} has inputs {tuple(other.shape)} of {other.num_classes} classes",
+            f"inputs {tuple(data.shape)} of up to {data.num_classes} classes, as those of the training, are allowed",
+            "Name another part of the same data.",
+        )
+    if named and recipe.validation_data == recipe.data:
+        raise InvalidValue(
+            f"validation_data={recipe.validation_data!r} is the training set",
+            "samples that are not trained on are allowed",
+            "Leave it out: then samples are held out of the training set.",
+        )
+
+
 def _read(data: Dataset, ids: list[int], device: torch.device) -> tuple[Tensor, Tensor]:
     return data.read(ids).to(device), torch.as_tensor(data.labels[ids]).to(device)
 
@@ -53,11 +73,15 @@ def open_samples(recipe: Recipe, data: Dataset | None, device: torch.device) -> 
         device: where batches go.
 
     Raises:
-        InvalidValue: if nothing is left to train on, or to hold out.
+        InvalidValue: if nothing is left to train on, or to hold out, or samples to hold out are of other data, or are
+            those of the training.
     """
+    named = data is None
     data = data if data is not None else load_data(recipe.data)
     ids = select(data, recipe.samples, recipe.seed)
     other = load_data(recipe.validation_data) if recipe.validation_data else None
+    if other is not None:
+        _check_other(recipe, data, other, named=named)
     pool = list(range(len(other))) if other is not None else ids
     count = round(recipe.validation * len(pool)) if recipe.validation < 1 else int(recipe.validation)
     most = len(pool) if other is not None else len(ids) - 1
