@@ -188,6 +188,7 @@ def test_every_layer_type_is_built_and_used():
         {"type": "global_avgpool2d"},
         {"type": "flatten"},
         {"type": "identity"},
+        {"type": "dropout", "share": 0.3},
         {"type": "linear", "in": 6, "out": 3},
     ]
     tokens = [

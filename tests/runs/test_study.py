@@ -269,14 +269,19 @@ def test_robust_accuracy_comes_from_evaluations_of_the_same_weights():
     plan["models"] = [{**model, "fingerprint": mark} for model, mark in zip(plan["models"], ("f0", "f1"), strict=True)]
     run = (make_table(plan), plan)
     marks = {"m0": "f0", "m5": "f1", "m6": "other"}
-    more = add_robust_accuracy(table, [run], marks)
+    more = add_robust_accuracy(table, [run], marks, "linf:1/10")
     assert more["robust_accuracy"].notna().sum() == 2
     assert more.loc["m0", "robust_accuracy"] < 1
     assert set(expectations(more, facts)["against"]) == {"robust_accuracy"}
     with pytest.raises(InvalidValue, match="two evaluations"):
-        add_robust_accuracy(table, [run, run], marks)
+        add_robust_accuracy(table, [run, run], marks, "linf:0.1")
     with pytest.raises(InvalidValue, match="none of these models"):
-        add_robust_accuracy(table, [run], {"m0": "x"})
+        add_robust_accuracy(table, [run], {"m0": "x"}, "linf:0.1")
+    for other in ("linf:0.2", "l2:0.1", "linf:inf"):  # robust at another radius is another question
+        with pytest.raises(InvalidValue, match=rf"models at {other}"):
+            add_robust_accuracy(table, [run], marks, other)
+    twins = add_robust_accuracy(table, [run], {"m0": "f0", "m1": "f0"}, "linf:0.1")
+    assert twins.loc["m0", "robust_accuracy"] == twins.loc["m1", "robust_accuracy"]
 
 
 def test_a_page_is_written_without_torch():

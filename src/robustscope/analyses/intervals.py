@@ -81,7 +81,7 @@ def clustered(shares: np.ndarray, each: int) -> tuple[float, float, float]:
 
     Example:
         >>> alike = clustered(np.array([1.0, 1.0, 0.0, 0.0]), 5)
-        >>> alike == proportion(2, 4)
+        >>> np.allclose(alike, proportion(2, 4))
         True
 
     Source:

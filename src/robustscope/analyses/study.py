@@ -5,7 +5,9 @@ Properties are named "probe.column". A number of a model is the mean over the sa
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
+from fractions import Fraction
 from typing import Any
 
 import numpy as np
@@ -73,27 +75,33 @@ def _calibration(rows: pd.DataFrame, prefix: str, models: Sequence[str]) -> pd.S
 
 
 def add_robust_accuracy(
-    table: pd.DataFrame, runs: Sequence[tuple[pd.DataFrame, Mapping[str, Any]]], models: Mapping[str, str]
+    table: pd.DataFrame,
+    runs: Sequence[tuple[pd.DataFrame, Mapping[str, Any]]],
+    models: Mapping[str, str],
+    threat: str,
 ) -> pd.DataFrame:
     """Return the table with the robust accuracy that evaluations found, of the models with the same fingerprint.
 
     Args:
         table: what :func:`study_table` returned.
-        runs: (table, plan) of each evaluation; its headline radius of the largest epsilon counts.
-        models: name -> fingerprint.
+        runs: (table, plan) of each evaluation.
+        models: name -> fingerprint; models with one fingerprint share what is found.
+        threat: threat model of the study, such as "linf:8/255"; other headlines of an evaluation do not count.
 
     Raises:
-        InvalidValue: if no evaluation is of a model of the study, or one model has two robust accuracies.
+        InvalidValue: if no evaluation is of a model of the study at its threat model, or one model has two robust
+            accuracies.
     """
     found: dict[str, float] = {}
-    names = {mark: name for name, mark in models.items()}
+    norm, _, radius = threat.rpartition(":")
+    epsilon = float(Fraction(radius.strip())) if radius.strip() != "inf" else math.inf
     for rows, plan in runs:
         marks = {model["name"]: model["fingerprint"] for model in plan["models"]}
         known = accuracy(rows, plan)
-        known = known[known["headline"] & known["robust_accuracy"].notna()].sort_values("epsilon")
+        same = (known["norm"] == norm) & np.isclose(known["epsilon"].astype(float), epsilon, rtol=1e-9, atol=0)
+        known = known[known["headline"] & known["robust_accuracy"].notna() & same]
         for model, part in known.groupby("model"):
-            name = names.get(marks.get(str(model), ""))
-            if name is not None:
+            for name in (name for name, mark in models.items() if mark == marks.get(str(model))):
                 if name in found:
                     raise InvalidValue(
                         f"two evaluations of {name!r} were given", "one for each model is allowed", "Leave one out."
@@ -101,9 +109,9 @@ def add_robust_accuracy(
                 found[name] = float(part["robust_accuracy"].iloc[-1])
     if not found:
         raise InvalidValue(
-            "evaluations of none of these models were given",
-            "evaluations of the same weights are allowed",
-            "Evaluate the models of the study, or leave --evaluated out.",
+            f"evaluations of none of these models at {threat} were given",
+            "evaluations of the same weights at the same threat model are allowed",
+            "Evaluate the models of the study at its threat model, or leave --evaluated out.",
         )
     return pd.concat([pd.Series(found, name=ROBUST).reindex(table.index), table], axis=1)
 

@@ -70,7 +70,8 @@ def write_study(
     models = {name: model["fingerprint"] for name, model in record.request["models"].items()}
     table = study_table(record.rows, record.figures, list(models))
     if evaluated:
-        table = add_robust_accuracy(table, [(read_table(run), read_plan(run)) for run in evaluated], models)
+        runs = [(read_table(run), read_plan(run)) for run in evaluated]
+        table = add_robust_accuracy(table, runs, models, record.request["threat"])
     names = [name for name in chosen_properties(table, record.facts, properties) if name not in given]
     pairs = correlations(table, names, given=given, resamples=RESAMPLES, trials=TRIALS, seed=seed)
     expected = expectations(table, record.facts, resamples=RESAMPLES, seed=seed)
