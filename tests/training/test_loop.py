@@ -217,6 +217,20 @@ def test_a_training_that_diverges_says_so():
         train(dataclasses.replace(RECIPE, learning_rate=1e30, schedule="flat", optimizer="sgd", average="none"))
 
 
+@pytest.mark.parametrize("objective", ["fast", "free"])
+@pytest.mark.parametrize("count", [33, 34, 65])
+def test_no_sample_is_left_alone_in_a_batch(objective, count):
+    # Batch norm refuses one sample; one of 33 in batches of 32 would stop every epoch at its end.
+    sizes = []
+    x = torch.rand(count + 1, 3, 4, 4)
+    module = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(48, 2), torch.nn.BatchNorm1d(2))
+    module[0].register_forward_pre_hook(lambda _, given: sizes.append(len(given[0])) if module.training else None)
+    recipe = dataclasses.replace(RECIPE, samples="all", validation=1, epochs=1, objective=objective, augment=())
+    trained = train(recipe, data=from_tensors(x, (x[:, 0, 0, 0] > 0.5).long()), module=module)
+    assert {33: [33], 34: [32, 2], 65: [32, 33]}[count] == list(dict.fromkeys(sizes))
+    assert trained.passes.forward == {"fast": 2, "free": 8}[objective] * count
+
+
 def test_data_in_memory_and_a_module_of_ones_own(tmp_path):
     x = torch.rand(60, 3, 4, 4)
     module = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Dropout(0.5), torch.nn.Linear(48, 2))

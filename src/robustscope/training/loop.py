@@ -129,6 +129,7 @@ class Training:
         self.dropout = add_dropout(module, recipe.dropout)
         self.memory: dict[str, Tensor] = {}
         self.epoch = self.attempt = 0
+        self.lone = False
         self.notes: dict[str, Tensor | float] = {}
         self.history: list[Row] = []
         self.best: Row = {}
@@ -164,11 +165,15 @@ class Training:
         name, size, count = f"{self.attempt}/{self.epoch}", self.recipe.batch_size, len(self.samples.ids)
         order = permutation(self.recipe.seed, f"train/{name}", count)
         self.pruner.advance(self.epoch / self.recipe.epochs)
-        batches, self.notes = math.ceil(count / size), {}
+        self.lone = (
+            count > size and count % size == 1
+        )  # batch norm cannot train on one sample: it joins the batch before
+        batches, self.notes = math.ceil(count / size) - self.lone, {}
         total = torch.zeros((), dtype=torch.float64, device=self.device)
         remembered = {key_: tensor.clone() for key_, tensor in self.memory.items()} if distributed.active() else {}
         for batch in range(batches):
-            ids = [self.samples.ids[i] for i in order[batch * size : (batch + 1) * size]]
+            end = count if batch + 1 == batches else (batch + 1) * size
+            ids = [self.samples.ids[i] for i in order[batch * size : end]]
             total += self._batch(ids, f"train/{name}", batch, batch / batches)
             if self.progress is not None:
                 self.progress(self.epoch * batches + batch + 1, self.recipe.epochs * batches)
@@ -196,7 +201,7 @@ class Training:
             self.epoch,
             self.recipe.epochs,
             torch.arange(mine.start, mine.stop, device=self.device),
-            self.recipe.batch_size,
+            self.recipe.batch_size + self.lone,
             len(self.samples.data),
             self.memory,
             self.given,

@@ -12,6 +12,7 @@ from typing import Any
 
 from robustscope.core.errors import InvalidValue, UnknownName, did_you_mean
 from robustscope.core.forms import build, conform, read_toml, to_dict
+from robustscope.training.schedules import SCHEDULES
 
 ALARMS = ("warn", "stop", "rollback")
 AVERAGES = ("none", "ema", "swa")
@@ -80,7 +81,8 @@ class Recipe:
         validation: held-out samples, taken from the training set: a number, or the fraction that they are.
         validation_data: a data set of its own for validation; then ``validation`` is how many samples of it.
         epochs: passes over the training set.
-        batch_size: samples in a batch, over all processes; the last one of an epoch may be smaller.
+        batch_size: samples in a batch, over all processes; the last one of an epoch may be smaller, and takes one sample more
+            rather than leave it alone.
         optimizer: "sgd", "adam" or "adamw".
         learning_rate: the highest; ``schedule`` gives the factor.
         momentum, nesterov: of "sgd".
@@ -153,7 +155,7 @@ class Recipe:
         conform(self)
         for name, allowed in (
             ("optimizer", OPTIMIZERS),
-            ("schedule", ("flat", "cyclic", "piecewise", "cosine")),
+            ("schedule", tuple(SCHEDULES)),
             ("average", AVERAGES),
             ("precision", PRECISIONS),
             ("best_by", BEST_BY),
