@@ -26,6 +26,7 @@ from robustscope.data.datasets import load_data
 from robustscope.data.selection import select
 from robustscope.models.classifier import Classifier
 from robustscope.models.loading import LoadedModel, from_module, load_model
+from robustscope.models.randomness import kept_randomness
 from robustscope.probes.why import Findings
 from robustscope.probes.why.compose import investigate
 from robustscope.training import OBJECTIVES, Passes, Recipe, load_recipe, train
@@ -188,7 +189,8 @@ class Lab:
             told = {"history": [_plain(row) for row in trained.history], "passes": vars(trained.passes)}
             write_json(record, told)
         told = read_json(record)
-        module = architecture(recipe, source, None).module
+        with kept_randomness():
+            module = architecture(recipe, source, None).module
         module.load_state_dict(load_file(weights))
         for weight in module.parameters():
             weight.requires_grad_(False)
