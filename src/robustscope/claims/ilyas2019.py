@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Literal
 
 from robustscope.claims._remade import remade
 from robustscope.claims.cards import Evidence, Plot, Rule, register
 from robustscope.claims.effects import column, difference, percent
-from robustscope.claims.lab import Lab, Subject
+from robustscope.claims.lab import Lab
+from robustscope.data.base import Dataset
 from robustscope.probes.why.feature_inversion import ILYAS, targeted_set
 
 LABELS: dict[str, Literal["random", "next"]] = {"D_rand": "random", "D_det": "next"}
@@ -59,8 +60,8 @@ def ilyas2019(
     """
     batch, given = lab.samples(samples), lab.samples(len(lab.train_set), "train")
 
-    def learn(seed: int, data: Any) -> float:
-        learner: Subject = lab.network(seed, objective="standard", epochs=epochs, data=data)
+    def learn(seed: int, data: Dataset) -> float:
+        learner = lab.network(seed, objective="standard", epochs=epochs, data=data)
         return percent(lab.correct(learner, batch))
 
     rows = []

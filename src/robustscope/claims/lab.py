@@ -165,7 +165,14 @@ class Lab:
         return ThreatModel.parse(self.recipe().threat)
 
     def network(
-        self, seed: int = 0, *, name: str = "", data: Dataset | None = None, radius: float = 1.0, **changes: Any
+        self,
+        seed: int = 0,
+        *,
+        name: str = "",
+        data: Dataset | None = None,
+        radius: float = 1.0,
+        given: Tensor | None = None,
+        **changes: Any,
     ) -> Subject:
         """Return a network trained by the recipe with changes; one that was trained before is read from the folder.
 
@@ -174,16 +181,18 @@ class Lab:
             name: for tables; the objective if left out.
             data: training set in memory, in place of that of the setting.
             radius: factor of the recipe's epsilon.
+            given: what the objective needs besides the recipe, such as the masks of "masked".
             **changes: keys of the recipe, such as objective, parameters, epochs, model_parameters, samples.
         """
         recipe = self.recipe(seed, radius=radius, **changes)
         source = data if data is not None else self.train_set
         facts = [VERSION, recipe.identity(), OBJECTIVES[recipe.objective].version, source.fingerprint(), _torch()]
+        facts += [] if given is None else [_bytes(given)]
         stem = self.folder / "networks" / _key(facts)
         weights, record = stem.with_suffix(".safetensors"), stem.with_suffix(".json")
         if not (weights.is_file() and record.is_file()):
             self.tell(f"training {name or recipe.objective}, seed {recipe.seed}")
-            trained = train(recipe, data=data)
+            trained = train(recipe, data=data, given=given)
             tensors = {key: value.detach().cpu().contiguous() for key, value in trained.module.state_dict().items()}
             write_atomically(weights, lambda part: save_file(tensors, part))
             told = {"history": [_plain(row) for row in trained.history], "passes": vars(trained.passes)}
@@ -344,6 +353,10 @@ def _digest(batch: Batch) -> str:
     whole = hashlib.sha256(batch.x.cpu().contiguous().numpy().tobytes())
     whole.update(batch.y.cpu().numpy().tobytes() + repr(batch.ids).encode())
     return whole.hexdigest()
+
+
+def _bytes(tensor: Tensor) -> str:
+    return hashlib.sha256(tensor.cpu().contiguous().numpy().tobytes()).hexdigest()
 
 
 def _plain(row: Mapping[str, Any]) -> dict[str, Any]:
