@@ -35,7 +35,7 @@ from robustscope.probes.why.average_filter import DING
     "raises it a little.",
     cause=("data",),
     full={"kernels": (2, 3, 4, 5), "levels": (1.0, 4.0, 8.0, 16.0, 64.0), "objective": "pgd", "samples": 1000},
-    quick={"kernels": (2,), "levels": (), "seeds": 2, "samples": 40, "epochs": 1},
+    quick={"kernels": (2,), "levels": (), "seeds": 2, "samples": 15, "epochs": 1},
 )
 def ding2019(
     lab: Lab,

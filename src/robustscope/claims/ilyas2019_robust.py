@@ -29,7 +29,7 @@ SOURCES = {"D_R": "pgd", "D_NR": "standard"}
     "for on a wide one features determine a digit. Judged within a third of the radius, as standard training is.",
     cause=("objective",),
     full={"source_parameters": {}, "steps": 1000, "samples": 2000},
-    quick={"seeds": 2, "samples": 40, "steps": 3, "epochs": 2},
+    quick={"seeds": 2, "samples": 15, "steps": 3, "epochs": 1},
 )
 def ilyas2019_robust(
     lab: Lab,

@@ -52,8 +52,8 @@ def ma2020(
     widths: Sequence[int] = (16, 64, 256, 512),
     model: str = "perceptron",
     radius: float = 1 / 3,
-    seeds: int = 5,
-    samples: int = 300,
+    seeds: int = 3,
+    samples: int = 200,
     epochs: int = 60,
 ) -> Evidence:
     """Train networks of several widths, and attack the samples that all of them classify correctly.

@@ -28,7 +28,7 @@ from robustscope.probes.why.gradient_norm import BIBTEX
     "accuracy after a few epochs, so that what is left to gain is small.",
     cause=("epochs",),
     full={"epochs": (25, 50, 100, 200), "early": 50, "optimizer": "sgd", "learning_rate": 0.01, "samples": 1000},
-    quick={"epochs": (1, 2), "early": 1, "seeds": 2, "samples": 40},
+    quick={"epochs": (1, 2), "early": 1, "seeds": 2, "samples": 10},
 )
 def simon_gabriel2019_training(
     lab: Lab,

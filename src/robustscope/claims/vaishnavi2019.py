@@ -53,7 +53,7 @@ def vaishnavi2019(
     steps: int = 5,
     seeds: int = 3,
     samples: int = 200,
-    epochs: int = 15,
+    epochs: int = 10,
 ) -> Evidence:
     """Train on PGD examples without masks, behind those of the foreground and behind random ones; attack each behind its own.
 

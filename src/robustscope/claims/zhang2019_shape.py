@@ -39,7 +39,7 @@ def zhang2019_shape(
     model: str = "small_cnn",
     model_parameters: Mapping[str, Any] = {"width": 16},
     grids: Sequence[int] = (2, 4),
-    seeds: int = 5,
+    seeds: int = 3,
     samples: int = 300,
     epochs: int = 15,
 ) -> Evidence:
