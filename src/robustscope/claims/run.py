@@ -173,7 +173,14 @@ def run_claims(
 
     Returns:
         name -> why it could not be tested, of those that failed.
+
+    Raises:
+        UnknownName, InvalidType, InvalidValue: for what one of the claims cannot use; none is tested then.
     """
+    given = {name: value for name, value in asked.items() if name not in ("parameters", "again", "tell")}
+    for name in names:
+        setting_of(CLAIMS[name], **given)
+        CLAIMS[name].resolve(asked.get("parameters"))
     failed = {}
     if workers > 1 and len(names) > 1:
         done = in_processes(_work, names, workers, _start, (str(folder), asked))
