@@ -111,6 +111,9 @@ def test_a_network_is_trained_once_and_recalled(tmp_path, monkeypatch):
     first = small(tmp_path).network(1, objective="standard", epochs=2, samples=100)
     second = small(tmp_path).network(1, objective="standard", epochs=2, samples=100, name="again")
     assert len(trained) == 1
+    recalling = small(tmp_path)
+    recalling.network(1, objective="standard", epochs=2, samples=100)
+    assert recalling.recalled == sum(row["seconds"] for row in first.history) > 0
     assert first.fingerprint == second.fingerprint
     assert (first.name, second.name, first.history, first.passes) == (
         "standard",

@@ -107,8 +107,9 @@ def run_claim(
             return there
     started = time.perf_counter()
     with torch_threads(1):
-        evidence = card.function(Lab(folder, asked, tell), **resolved)
-    seconds = round(time.perf_counter() - started, 1)
+        lab = Lab(folder, asked, tell)
+        evidence = card.function(lab, **resolved)
+    seconds = round(time.perf_counter() - started + lab.recalled, 1)
     found = _found(card, evidence)
     record = {**request, "about": about(card), **found, "seconds": seconds, "git": git_state()}
     write_json(path, record)
