@@ -24,8 +24,9 @@ from robustscope.probes.why.shape_bias import GEIRHOS
     hypothesis="Averaged over kinds and severities of noise, networks trained on pictures with random textures classify noisy "
     "pictures more accurately than networks trained on pictures whose texture tells the class.",
     rules=(Rule("gain", "percentage points of accuracy under noise, random over telling textures", "above", 5.0, 0.0),),
-    caveats="The noisy pictures are of the kind that the networks with telling textures were trained on, as in the source. "
-    "Digits have no other distortions than those that are added.",
+    caveats="The noisy pictures are of the kind that networks with telling textures were trained on, as in the "
+    "source. Here these networks go by the shape too (geirhos2019_texture), so that random textures have "
+    "little to change.",
     data="cue-digits:consistent",
     cause=("data",),
     full={"seeds": 3, "samples": 1000, "epochs": 60},

@@ -28,8 +28,9 @@ from robustscope.probes.why.shape_bias import GEIRHOS
         Rule("shape_bias", "percent of decided conflicts that go to the shape, both cues learnt", "below", 40.0, 60.0),
         Rule("gain", "percentage points of shape bias by training on random textures", "above", 20.0, 0.0),
     ),
-    caveats="Digits filled with stripes: both cues are made to be equally informative, which those of photographs need not be. "
-    "With natural pictures the bias rests on what is in the data as much as on the network.",
+    caveats="Digits filled with stripes: both cues tell the class alike, which those of photographs need not. The "
+    "outline of a digit can be read from coarse brightness, and a small network with strides learns that "
+    "first; the stripes take finer filters. The bias of photographs is one of their data as well.",
     data="cue-digits:consistent",
     cause=("data",),
     full={"seeds": 3, "epochs": 60},

@@ -20,8 +20,8 @@ from robustscope.probes.why.weight_sparsity import BIBTEX
     rules=(
         Rule("gain", "percent of the dense network's mean l2 distance to adversarial examples", "below", -5.0, 0.0),
     ),
-    caveats="Over-pruned networks keep the samples that are easiest, which lie far from a boundary in both; the comparison is "
-    "sample by sample for that reason.",
+    caveats="The comparison is sample by sample, for an over-pruned network keeps the easiest samples. With 98 % "
+    "pruned a perceptron on digits still classifies 95 % correctly, so that it is hardly over-pruned yet.",
     cause=("sparsity",),
     full={"seeds": 3, "samples": 1000, "epochs": 100},
     quick={"amount": 0.5, "moderate": (), "seeds": 2, "samples": 40, "epochs": 2},
