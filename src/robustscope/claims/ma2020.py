@@ -44,7 +44,7 @@ BIBTEX = """@article{ma2021understanding,
     cause=("model_parameters",),
     full={"widths": (8, 16, 32, 64), "model": "preact_resnet18", "samples": 1000, "epochs": 30},
     full_recipe="cifar10-fast",
-    quick={"widths": (64, 128), "seeds": 2, "samples": 40, "epochs": 3},
+    quick={"widths": (64, 128), "seeds": 2, "samples": 20, "epochs": 3},
 )
 def ma2020(
     lab: Lab,

@@ -32,8 +32,8 @@ from robustscope.probes.why.gradient_norm import BIBTEX
         Rule("slope_after_training", "slope in logarithms, 1/2 in theory", "above", 0.25, 0.0),
     ),
     caveats="Pictures are enlarged pixel by pixel, and weights start with torch's own variances, not He's. After "
-    "training the networks differ in accuracy: on larger pictures they are surer of themselves, which "
-    "shortens the loss gradient, while the loss added by a whole step of the radius (step_damage) grows.",
+    "training the networks differ in accuracy: on larger pictures they are right more often, and a loss "
+    "near 0 has a short gradient; the loss added by a whole step of the radius (step_damage) grows.",
     cause=("data",),
     full={"samples": 1000, "model": "preact_resnet18", "model_parameters": {}, "epochs": 30},
     full_recipe="cifar10-fast",

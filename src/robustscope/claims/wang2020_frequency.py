@@ -23,7 +23,8 @@ from robustscope.probes.why.frequency import WANG
     rules=(
         Rule("difference", "percentage points kept on high frequencies, standard over adversarial", "above", 3.0, 0.0),
     ),
-    caveats="A picture of 8 x 8 pixels has few frequencies, and what people see of a digit is among the high ones too.",
+    caveats="A picture of 8 x 8 pixels has few frequencies, and what people see of a digit is among the high ones "
+    "too; both trainings use them alike here.",
     cause=("objective",),
     full={"model": "preact_resnet18", "model_parameters": {}, "samples": 1000, "epochs": 200},
     quick={"seeds": 2, "samples": 40, "epochs": 1},

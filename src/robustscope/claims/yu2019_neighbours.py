@@ -28,7 +28,7 @@ from robustscope.probes.why.kl_robustness import BIBTEX
     "distance to the boundary is that of DeepFool, an upper bound.",
     cause=("objective",),
     full={"samples": 1000},
-    quick={"seeds": 2, "samples": 40, "epochs": 2},
+    quick={"objective": "fast", "seeds": 2, "samples": 10, "epochs": 3},
 )
 def yu2019_neighbours(
     lab: Lab, *, objective: str = "pgd", seeds: int = 3, samples: int = 200, epochs: int = 60
