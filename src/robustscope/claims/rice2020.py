@@ -32,8 +32,9 @@ BIBTEX = """@inproceedings{rice2020overfitting,
         Rule("robust_fall", "percentage points of robust accuracy, best stretch less the last", "above", 3.0, 1.0),
         Rule("clean_change", "percentage points of accuracy, last stretch less that of the best", "above", -1.0, -3.0),
     ),
-    caveats="Robust accuracy along the way is that under PGD of 10 steps, on test data, so that the best stretch is chosen with "
-    "hindsight; stretches of several epochs keep the noise of single ones out.",
+    caveats="Robust accuracy along the way is that under PGD of 10 steps, on test data, so that the best stretch is "
+    "chosen with hindsight; stretches of several epochs keep the noise of single ones out. Digits hardly "
+    "overfit: after the first drop of the rate robust accuracy stays, even with 150 samples.",
     cause=("samples",),
     full={"samples": "all", "epochs": 200, "stretch": 5, "judged": 1000},
     quick={"samples": "60", "epochs": 2, "stretch": 1, "judged": 20, "seeds": 2},

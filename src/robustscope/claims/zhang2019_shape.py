@@ -13,7 +13,7 @@ from robustscope.probes.why.saturation import ZHANG
 
 @register(
     "zhang2019_shape",
-    version=1,
+    version=2,
     source="Zhang and Zhu, 2019, arXiv:1905.09797, Sec. 3.2",
     bibtex=ZHANG,
     topic="model bias",
@@ -28,7 +28,7 @@ from robustscope.probes.why.saturation import ZHANG
     caveats="The pictures are digits filled with stripes, whose angle tells the class as well as the outline does. Pictures "
     "without texture keep their phases and get one amplitude spectrum; those of the source were stylised.",
     data="cue-digits:consistent",
-    cause=("objective",),
+    cause=("objective", "epsilon_ramp"),
     full={"objective": "pgd", "model": "preact_resnet18", "model_parameters": {}, "grids": (2, 4, 8), "samples": 1000},
     quick={"grids": (2,), "seeds": 2, "samples": 40, "epochs": 1},
 )
@@ -36,6 +36,7 @@ def zhang2019_shape(
     lab: Lab,
     *,
     objective: str = "fast",
+    epsilon_ramp: float = 0.5,
     model: str = "small_cnn",
     model_parameters: Mapping[str, Any] = {"width": 16},
     grids: Sequence[int] = (2, 4),
@@ -48,6 +49,7 @@ def zhang2019_shape(
     Args:
         lab: data, networks, measurements.
         objective: of adversarial training.
+        epsilon_ramp: share of adversarial training in which epsilon rises to its value.
         model: architecture.
         model_parameters: of the architecture.
         grids: sides of the grids of tiles, each divides height and width.
@@ -71,7 +73,10 @@ def zhang2019_shape(
             "saturated_kept": 100 * float(black_and_white.nanmean()),
         }
 
-    networks = {"standard": {"objective": "standard"}, "adversarial": {"objective": objective}}
+    networks = {
+        "standard": {"objective": "standard"},
+        "adversarial": {"objective": objective, "epsilon_ramp": epsilon_ramp},
+    }
     common = {"model": model, "model_parameters": model_parameters, "epochs": epochs}
     rows = lab.table(networks, seeds, measure, **common)
     names = ("shuffled_kept", "without_texture_kept")
