@@ -25,7 +25,7 @@ KINDS = ("none", "foreground", "random")
 
 @register(
     "vaishnavi2019",
-    version=1,
+    version=2,
     source="Vaishnavi et al., 2019, arXiv:1911.11946, Sec. 3 and 4",
     bibtex=BIBTEX,
     topic="feature representation",
@@ -50,10 +50,11 @@ def vaishnavi2019(
     test_masks: str = "",
     model: str = "small_cnn",
     model_parameters: Mapping[str, Any] = {"width": 16},
-    steps: int = 5,
+    steps: int = 3,
+    epsilon_ramp: float = 0.5,
     seeds: int = 3,
     samples: int = 200,
-    epochs: int = 10,
+    epochs: int = 15,
 ) -> Evidence:
     """Train on PGD examples without masks, behind those of the foreground and behind random ones; attack each behind its own.
 
@@ -63,6 +64,7 @@ def vaishnavi2019(
         model: architecture.
         model_parameters: of the architecture.
         steps: of PGD in training.
+        epsilon_ramp: share of the training in which epsilon rises to its value.
         seeds: networks of each kind.
         samples: test samples.
         epochs: of each training.
@@ -78,7 +80,7 @@ def vaishnavi2019(
     batch = Batch(test.read(ids), torch.as_tensor(test.labels[ids]), tuple(ids))
     attack = {"steps": steps, "relative_step_size": 2.5 / steps}
     common: dict[str, Any] = {"objective": "masked", "parameters": attack, "data": data, "epochs": epochs}
-    common |= {"model": model, "model_parameters": model_parameters}
+    common |= {"model": model, "model_parameters": model_parameters, "epsilon_ramp": epsilon_ramp}
     rows = []
     for kind in KINDS:
         shown = _of_kind(kind, masks, lab, everyone)[:, None].float()
