@@ -62,8 +62,9 @@ def mean(values: Values, unit: str = "networks") -> Effect:
         InvalidValue: for fewer than two.
 
     Example:
-        >>> mean([1.0, 2.0, 3.0])
-        Effect(value=2.0, low=-0.48413771175032975, high=4.48413771175033, n=3, unit='networks')
+        >>> found = mean([1.0, 2.0, 3.0])
+        >>> round(found.low, 3), found.value, round(found.high, 3), found.n
+        (-0.484, 2.0, 4.484, 3)
     """
     numbers = np.asarray(values, dtype=np.float64)
     if numbers.ndim != 1 or len(numbers) < 2:
