@@ -28,7 +28,7 @@ from robustscope.probes.why.noise_error import BIBTEX
     takes_models=True,
     cause=("objective", "radius"),
     full={"sigma": 0.1, "copies": 1000, "samples": 200},
-    quick={"samples": 40, "copies": 20, "seeds": 1, "epochs": 2},
+    quick={"samples": 40, "copies": 20, "seeds": 1, "epochs": 1},
 )
 def gilmer2019(
     lab: Lab, *, sigma: float = 0.5, copies: int = 200, samples: int = 150, seeds: int = 2, epochs: int | None = None
