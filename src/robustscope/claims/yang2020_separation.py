@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from robustscope.claims.cards import Evidence, Plot, Rule, register
-from robustscope.claims.effects import exact
+from robustscope.claims.effects import column, exact
 from robustscope.claims.lab import Batch, Lab
 from robustscope.geometry.pairwise import nearest
 from robustscope.limits.separation import YANG, separation
@@ -54,10 +54,11 @@ def yang2020_separation(lab: Lab, *, epsilon: float = 0.15, samples: int = 5000)
         {"samples": "test", "searched": "training", **_row(test, train, epsilon)},
         {"samples": "both", "searched": "both", **_row(both, both, epsilon)},
     ]
+    smallest = column(rows, "smallest")
     effects = {
-        "separation_of_training": exact(rows[0]["smallest"] / (2 * epsilon)),
-        "separation_of_test": exact(rows[1]["smallest"] / (2 * epsilon)),
-        "errors_of_the_nearest_neighbour": exact(rows[2]["errors_under_attack"]),
+        "separation_of_training": exact(smallest[0] / (2 * epsilon)),
+        "separation_of_test": exact(smallest[1] / (2 * epsilon)),
+        "errors_of_the_nearest_neighbour": exact(column(rows, "errors_under_attack")[2]),
     }
     plot = Plot("sets", "bars", "samples", "smallest", title="Smallest linf distance to a sample of another class")
     return Evidence(effects, {"sets": rows}, (plot,))
