@@ -28,7 +28,7 @@ from robustscope.probes.why.line_search import BIBTEX
         Rule("along_hot_cold", "rank correlation of accuracy and median l2 step, -1 to 1", "above", 0.5, 0.0),
     ),
     caveats="Accuracy differs by width and by the number of samples, in the paper by architecture. Steps along two directions "
-    "are no robust accuracy: networks that bend the gradient away from the nearest error look robust.",
+    "are no robust accuracy: networks that bend the gradient away from the nearest error look robust. Where no step to an error is found, the longest possible one counts.",
     takes_models=True,
     cause=("model_parameters", "samples"),
     full={"networks": ({"width": 4}, {"width": 16}, {"width": 64}), "sizes": (1000, 5000, 25000), "samples": 1000},
@@ -69,9 +69,12 @@ def rozsa2016(
     common = torch.stack(correct).all(0).nonzero()[:, 0]
     shared = Batch(batch.x[common], batch.y[common], tuple(batch.ids[i] for i in common.tolist()))
 
+    width = lab.threat.bounds.upper - lab.threat.bounds.lower
+    longest = {"sign_linf": width, "hot_cold_l2": width * batch.x[0].numel() ** 0.5}
+
     def measure(subject: Subject, right: torch.Tensor) -> dict[str, Any]:
         found = lab.find("line_search", subject, shared).columns
-        steps = {name: float(found[name].nan_to_num(torch.inf).median()) for name in ("sign_linf", "hot_cold_l2")}
+        steps = {name: float(found[name].nan_to_num(most).median()) for name, most in longest.items()}
         return {"network": subject.name, "accuracy": 100 * float(right.double().mean()), "n": len(shared), **steps}
 
     rows = [measure(*pair) for pair in zip(subjects, correct, strict=True)]
