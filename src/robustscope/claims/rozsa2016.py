@@ -28,7 +28,8 @@ from robustscope.probes.why.line_search import BIBTEX
         Rule("along_hot_cold", "rank correlation of accuracy and median l2 step, -1 to 1", "above", 0.5, 0.0),
     ),
     caveats="Accuracy differs by width and by the number of samples, in the paper by architecture. Steps along two directions "
-    "are no robust accuracy: networks that bend the gradient away from the nearest error look robust. Where no step to an error is found, the longest possible one counts.",
+    "are no robust accuracy: networks that bend the gradient away from the nearest error look robust. Where no step to an "
+    "error is found, the longest possible one counts.",
     takes_models=True,
     cause=("model_parameters", "samples"),
     full={"networks": ({"width": 4}, {"width": 16}, {"width": 64}), "sizes": (1000, 5000, 25000), "samples": 1000},
