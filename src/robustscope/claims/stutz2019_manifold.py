@@ -29,6 +29,7 @@ from robustscope.training.objectives.on_manifold import BIBTEX
     "test error; and more of a usual perturbation's squared length is off the manifold than of what tells samples apart.",
     rules=(
         Rule("correlation", "rank correlation of test error and success rate, -1 to 1", "above", 0.5, 0.0),
+        Rule("success_saved", "percentage points of the success rate, fewest less most samples", "above", 5.0, 0.0),
         Rule("further_off_the_manifold", "percentage points of squared length", "above", 20.0, 0.0),
     ),
     caveats="The manifold of a class is the plane of its principal components, fitted on all training samples, where the "
@@ -63,8 +64,8 @@ def stutz2019_manifold(
         epochs: of each training; those of the recipe if None.
 
     Returns:
-        Two effects: a correlation, and how much more of an l2 perturbation is off the manifold than of a sample's
-        difference from the mean of its class.
+        Three effects: a correlation, what training on the largest number of samples saves over the smallest, and how much
+        more of an l2 perturbation is off the manifold than of a sample's difference from the mean of its class.
     """
     known, batch = lab.samples(len(lab.train_set), "train"), lab.samples(samples)
     generator = PPCA.fit(known.x, known.y, latent=latent)
@@ -82,10 +83,14 @@ def stutz2019_manifold(
             "samples_off": 100 * float(natural),
         }
 
+    fewest, most = f"{min(sizes)} samples", f"{max(sizes)} samples"
     networks = {f"{size} samples": {"samples": size} for size in sizes}
     rows = lab.table(networks, seeds, measure, objective="standard", epochs=epochs)
     effects = {
         "correlation": correlation(column(rows, "test_error"), column(rows, "success_on_manifold")),
+        "success_saved": difference(
+            column(rows, "success_on_manifold", network=fewest), column(rows, "success_on_manifold", network=most)
+        ),
         "further_off_the_manifold": difference(column(rows, "perturbation_off"), column(rows, "samples_off")),
     }
     plot = Plot(
