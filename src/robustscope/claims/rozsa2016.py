@@ -29,7 +29,8 @@ from robustscope.probes.why.line_search import BIBTEX
     ),
     caveats="Accuracy differs by width and by the number of samples, in the paper by architecture. Steps along two directions "
     "are no robust accuracy: networks that bend the gradient away from the nearest error look robust. Where no step to an "
-    "error is found, the longest possible one counts.",
+    "error is found, the longest possible one counts. On digits the widest networks with most samples are the most accurate, "
+    "and have the shortest steps.",
     takes_models=True,
     cause=("model_parameters", "samples"),
     full={"networks": ({"width": 4}, {"width": 16}, {"width": 64}), "sizes": (1000, 5000, 25000), "samples": 1000},

@@ -19,7 +19,7 @@ from robustscope.training.objectives.on_manifold import BIBTEX
 
 @register(
     "stutz2019_manifold",
-    version=1,
+    version=2,
     source="Stutz, Hein, Schiele, 2019, arXiv:1812.00740, Sec. 3.2 and 3.3",
     bibtex=BIBTEX,
     topic="robustness and accuracy",
