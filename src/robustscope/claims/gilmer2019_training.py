@@ -26,7 +26,7 @@ from robustscope.probes.why.noise_error import BIBTEX
     "adversarial training loses.",
     cause=("objective",),
     full={"sigma": 0.1, "samples": 1000},
-    quick={"samples": 40, "copies": 10, "seeds": 2, "epochs": 2},
+    quick={"samples": 12, "copies": 10, "seeds": 2, "epochs": 2},
 )
 def gilmer2019_training(
     lab: Lab, *, sigma: float = 0.25, copies: int = 50, samples: int = 200, seeds: int = 5, epochs: int | None = None

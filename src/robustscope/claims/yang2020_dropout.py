@@ -27,7 +27,7 @@ from robustscope.probes.why.local_lipschitz import BIBTEX
     cause=("dropout",),
     full={"samples": 1000, "seeds": 3},
     full_recipe="mnist-pgd",
-    quick={"samples": 40, "seeds": 2, "epochs": 2},
+    quick={"samples": 12, "seeds": 2, "epochs": 2},
 )
 def yang2020_dropout(
     lab: Lab, *, share: float = 0.5, samples: int = 400, seeds: int = 5, epochs: int | None = None

@@ -24,7 +24,7 @@ from robustscope.probes.why.local_lipschitz import BIBTEX
     takes_models=True,
     cause=("objective", "radius"),
     full={"seeds": 1, "samples": 1000},
-    quick={"seeds": 1, "samples": 40, "steps": 3, "epochs": 1},
+    quick={"seeds": 1, "samples": 12, "steps": 3, "epochs": 1},
 )
 def yang2020_lipschitz(
     lab: Lab, *, seeds: int = 2, samples: int = 200, steps: int = 10, epochs: int | None = None
