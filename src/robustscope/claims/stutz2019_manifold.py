@@ -36,7 +36,7 @@ from robustscope.training.objectives.on_manifold import BIBTEX
     "paper learns a VAE-GAN for each class.",
     cause=("samples",),
     full={"sizes": (250, 1000, 4000, 16000, 40000), "samples": 1000, "latent": 10},
-    quick={"sizes": (200, 1000), "seeds": 2, "samples": 40, "repeats": 1, "steps": 3, "epochs": 2},
+    quick={"sizes": (200, 1000), "seeds": 2, "samples": 20, "repeats": 1, "steps": 2, "epochs": 1},
 )
 def stutz2019_manifold(
     lab: Lab,
