@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import cast
 
 from robustscope.claims.cards import Evidence, Plot, Rule, register
 from robustscope.claims.effects import column, correlation, difference
@@ -50,14 +51,14 @@ def bai2021_radius(
     Returns:
         Two effects across networks.
     """
-    batch, threat = lab.samples(samples), lab.threat
+    batch, epsilon = lab.samples(samples), cast(float, lab.threat.epsilon)
 
     def measure(subject: Subject) -> dict[str, float]:
-        distance = lab.distance(subject, batch, threat.norm)
+        distance = lab.distance(subject, batch, lab.threat.norm)
         return {
             "clean": 100 * float(lab.correct(subject, batch).double().mean()),
             "robust": 100 * float(lab.robust(subject, batch).double().mean()),
-            "distance": float((100 * distance / threat.epsilon).median()),
+            "distance": float((100 * distance / epsilon).median()),
         }
 
     rows = lab.table({name: FAMILY[name] for name in networks}, seeds, measure, epochs=epochs)

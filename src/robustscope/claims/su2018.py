@@ -82,12 +82,12 @@ def su2018(
     error, distortion = (table[name].to_numpy(float) for name in ("error", "distortion"))
     fit, share = log_linear_fit(error, distortion), 100 / float(distortion.mean())
     left_out = objections(table)
-    slopes = [float(row.slope) for row in left_out.itertuples() if str(row.left_out).startswith("model ")]
+    slopes = left_out["slope"][left_out["left_out"].fillna("").str.startswith("model ")].astype(float)
     best = frontier([[1 - row["error"], row["distortion"]] for row in rows]).tolist()
     shown = [{**row, "on_frontier": bool(best[i])} for i, row in enumerate(rows)]
     effects = {
         "slope": Effect(share * fit.slope, share * fit.low, share * fit.high, fit.n, "networks"),
-        "slope_without_any_one": exact(share * min(slopes)),
+        "slope_without_any_one": exact(share * float(slopes.min())),
         "rank_correlation": correlation(error, distortion),
     }
     plot = Plot("networks", "points", "error", "distortion", "family", "Mean l2 distance against error", ("x",))
