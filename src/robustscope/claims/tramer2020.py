@@ -26,8 +26,8 @@ DEFENCES: Mapping[str, Mapping[str, Any]] = {
     "jpeg": {"quality": 75},
     "gaussian_noise": {"sigma": 0.25},
     "crop_rescale": {"share": 0.875},
-    "tv_minimisation": {"iterations": 15},
     "quilting": {},
+    "tv_minimisation": {"iterations": 15},
 }
 """Transformations of the input, with their settings."""
 
@@ -50,16 +50,16 @@ DEFENCES: Mapping[str, Mapping[str, Any]] = {
     ),
     caveats="Transformations of Guo et al. instead of the thirteen defences. The adapted attacks are PGD through each "
     "transformation or its approximation, over draws, and Square; stronger ones would leave less.",
-    full={"samples": 200, "queries": 5000},
+    full={"defences": tuple(DEFENCES), "samples": 200, "queries": 5000},
     quick={"defences": ("bit_depth", "gaussian_noise"), "seeds": 2, "samples": 15, "queries": 20, "epochs": 2},
 )
 def tramer2020(
     lab: Lab,
     *,
-    defences: Sequence[str] = tuple(DEFENCES),
+    defences: Sequence[str] = ("bit_depth", "jpeg", "gaussian_noise", "crop_rescale", "quilting"),
     seeds: int = 3,
-    samples: int = 40,
-    queries: int = 500,
+    samples: int = 30,
+    queries: int = 200,
     epochs: int = 60,
 ) -> Evidence:
     """Put transformations in front of standard networks; attack each without and with knowledge of it.
