@@ -19,6 +19,9 @@ SIZES: Changes = {
 }
 """Perceptrons from few hidden values to many, and one that was trained for a short time."""
 
+SMALL: Changes = {name: SIZES[name] for name in ("8", "16", "64", "256-256, short")}
+"""Some of them, for a quick look."""
+
 WIDTHS: Changes = {
     f"width {width}": {"model": "small_cnn", "model_parameters": {"width": width}} for width in (2, 4, 8, 16, 32, 64)
 }

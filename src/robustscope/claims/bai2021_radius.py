@@ -34,7 +34,7 @@ BIBTEX = """@article{bai2021recent,
     caveats="DeepFool's linf distances are upper bounds; networks of one architecture and one scale of inputs.",
     cause=("objective", "radius", "parameters"),
     full={"samples": 1000},
-    quick={"networks": ("standard", "pgd"), "samples": 10, "seeds": 2, "epochs": 1},
+    quick={"networks": ("standard", "pgd"), "samples": 15, "seeds": 2, "epochs": 1},
 )
 def bai2021_radius(
     lab: Lab, *, networks: Sequence[str] = tuple(FAMILY), seeds: int = 3, samples: int = 100, epochs: int = 60

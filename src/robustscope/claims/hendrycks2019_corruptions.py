@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from robustscope.analyses.corruption_errors import mce, relative_mce
-from robustscope.claims._family import SIZES, WIDTHS, family
+from robustscope.claims._family import SIZES, SMALL, WIDTHS, family
 from robustscope.claims.cards import Evidence, Plot, Rule, register
 from robustscope.claims.effects import column, correlation
 from robustscope.claims.lab import Lab
@@ -34,7 +34,7 @@ from robustscope.runs.corruption_suites import corrupted
     takes_models=True,
     cause=("model_parameters", "epochs"),
     full={"corruptions": IMAGENET_C, "networks": WIDTHS, "samples": 1000},
-    quick={"corruptions": ("gaussian_noise", "shot_noise"), "samples": 100, "seeds": 1, "epochs": 15},
+    quick={"networks": SMALL, "corruptions": ("gaussian_noise", "snow"), "samples": 100, "seeds": 1, "epochs": 15},
 )
 def hendrycks2019_corruptions(
     lab: Lab,

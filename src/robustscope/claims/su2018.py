@@ -9,7 +9,7 @@ import pandas as pd
 import torch
 
 from robustscope.analyses.pareto import frontier, log_linear_fit, objections
-from robustscope.claims._family import SIZES, WIDTHS, family
+from robustscope.claims._family import SIZES, SMALL, WIDTHS, family
 from robustscope.claims.cards import Effect, Evidence, Plot, Rule, register
 from robustscope.claims.effects import correlation, exact
 from robustscope.claims.lab import Lab
@@ -42,7 +42,7 @@ BIBTEX = """@inproceedings{su2018robustness,
     takes_models=True,
     cause=("model_parameters", "epochs"),
     full={"networks": WIDTHS, "samples": 500},
-    quick={"samples": 60, "seeds": 1, "epochs": 15},
+    quick={"networks": SMALL, "samples": 40, "seeds": 1, "epochs": 15},
 )
 def su2018(
     lab: Lab,

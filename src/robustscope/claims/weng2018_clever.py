@@ -29,7 +29,7 @@ from robustscope.estimates.compose import estimate
     takes_models=True,
     cause=("objective", "radius", "parameters"),
     full={"samples": 100, "radius": 5.0, "batches": 100, "points": 100},
-    quick={"samples": 15, "batches": 5, "points": 10, "epochs": 2, "seeds": 1},
+    quick={"samples": 10, "batches": 3, "points": 4, "epochs": 1, "seeds": 1},
 )
 def weng2018_clever(
     lab: Lab,
