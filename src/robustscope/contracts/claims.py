@@ -87,7 +87,7 @@ def explains_itself(trial: Trial) -> None:
     named = ("source", "bibtex", "topic", "finding", "hypothesis", "rules", "caveats")
     gaps = [gap for gap in gaps_of(card.function, {name: getattr(card, name) for name in named}) if gap not in _UNKNOWN]
     if card.cause and not card.recipe:
-        gaps.append("a claim that trains no networks names no cause in which they differ")
+        gaps.append("a cause is named, but no recipe of networks that differ in it")
     for parameters in ({}, card.quick, card.full):
         card.resolve(parameters)
     if gaps:
