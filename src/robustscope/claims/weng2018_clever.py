@@ -25,7 +25,9 @@ from robustscope.estimates.compose import estimate
         Rule("across_networks", "rank correlation of medians", "above", 0.5, 0.0),
         Rule("below_the_attack", "percent of the samples of a network, mean over networks", "above", 90.0, 50.0),
     ),
-    caveats="Fewer gradients are sampled for a score than in the paper, and towards the three likeliest classes only.",
+    caveats="Fewer gradients are sampled for a score than in the paper, and towards the three likeliest classes only. "
+    "Networks of TRADES spoil the ranking: steep gradients beyond their adversarial examples, but inside the radius of "
+    "sampling, keep their scores low.",
     takes_models=True,
     cause=("objective", "radius", "parameters"),
     full={"samples": 100, "radius": 5.0, "batches": 100, "points": 100},
