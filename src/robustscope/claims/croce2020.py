@@ -66,17 +66,12 @@ def croce2020(
         Two effects: means over the masks, across networks.
     """
     batch, threat = lab.samples(samples), lab.threat.scaled(radius)
-
-    def measure(network: Subject) -> list[dict[str, object]]:
+    rows = []
+    for seed in range(seeds):
+        network = lab.network(seed, objective="standard", epochs=epochs)
         hidden = {name: behind(network, name, masked(name, network.model.module)) for name in masks}
-        both = {"none": network, **hidden}
-        return [{"mask": name, **_accuracies(lab, one, batch, threat, steps)} for name, one in both.items()]
-
-    rows = [
-        {"seed": seed, **row}
-        for seed in range(seeds)
-        for row in measure(lab.network(seed, objective="standard", epochs=epochs))
-    ]
+        for name, one in {"none": network, **hidden}.items():
+            rows.append({"seed": seed, "mask": name, **_accuracies(lab, one, batch, threat, steps)})
     pgd, ensemble = (
         [column(rows, name, seed=seed)[1:].mean() for seed in range(seeds)] for name in ("pgd", "ensemble")
     )
