@@ -1,4 +1,4 @@
-"""Bai 2021: adversarial examples of networks trained to be robust are further away; their distance measures robustness."""
+"""Bai 2020: adversarial examples of networks trained to be robust are further away; their distance measures robustness."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from robustscope.claims.cards import Evidence, Plot, Rule, register
 from robustscope.claims.effects import column, correlation, difference
 from robustscope.claims.lab import FAMILY, Lab, Subject
 
-BIBTEX = """@article{bai2021recent,
+BIBTEX = """@article{bai2020recent,
   title = {Recent Advances in Understanding Adversarial Robustness of Deep Neural Networks},
   author = {Bai, Tao and Luo, Jinqi and Zhao, Jun},
   journal = {arXiv preprint arXiv:2011.01539},
@@ -18,7 +18,7 @@ BIBTEX = """@article{bai2021recent,
 
 
 @register(
-    "bai2021_radius",
+    "bai2020_radius",
     version=1,
     source="Bai, Luo and Zhao, 2020, arXiv:2011.01539, Sec. 3.1; Moosavi-Dezfooli et al., 2016, arXiv:1511.04599, Sec. 4",
     bibtex=BIBTEX,
@@ -36,7 +36,7 @@ BIBTEX = """@article{bai2021recent,
     full={"samples": 1000},
     quick={"networks": ("standard", "pgd"), "samples": 15, "seeds": 2, "epochs": 1},
 )
-def bai2021_radius(
+def bai2020_radius(
     lab: Lab, *, networks: Sequence[str] = tuple(FAMILY), seeds: int = 3, samples: int = 100, epochs: int = 60
 ) -> Evidence:
     """Search for the nearest adversarial examples of a family of networks, and compare with their robust accuracy.
