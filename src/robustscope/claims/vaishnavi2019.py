@@ -37,8 +37,10 @@ KINDS = ("none", "foreground", "random")
         Rule("gain", "percentage points of robust accuracy, foreground over no mask", "above", 10.0, 0.0),
         Rule("gain_over_area", "percentage points, foreground over as many pixels at random", "above", 10.0, 0.0),
     ),
-    caveats="Digits on clutter, whose masks are known and tell where the digit is. The masks are an oracle's: nobody attacks "
-    "them. Random masks hide parts of the digit too, so they bound what a smaller set of pixels alone would do from below.",
+    caveats="Digits on clutter, whose masks are known; they are an oracle's, and nobody attacks them. Random masks "
+    "hide parts of the digit too, so that control is a hard one. Both gains are beyond 5 points, but the "
+    "radius is large for so small a network, which ends near 20 % at best; the interval over no mask reaches "
+    "below the threshold.",
     cause=("given",),
     full={"train_masks": "npy:train_masks.npy", "test_masks": "npy:test_masks.npy", "samples": 1000, "epochs": 100},
     quick={"seeds": 2, "samples": 20, "epochs": 1},
