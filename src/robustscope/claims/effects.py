@@ -35,6 +35,17 @@ def column(rows: Sequence[Mapping[str, Any]], name: str, **where: Any) -> np.nda
     return np.asarray(chosen, dtype=np.float64)
 
 
+def percent(found: Tensor) -> float:
+    """Return how many of the samples it holds for: bool (n,), or values from 0 to 1.
+
+    Example:
+        >>> import torch
+        >>> percent(torch.tensor([True, False, True, True]))
+        75.0
+    """
+    return 100.0 * float(found.double().mean())
+
+
 def exact(value: float) -> Effect:
     """Return a size that no repetition would change."""
     return Effect(float(value), float(value), float(value), 1, "exact")
