@@ -299,17 +299,20 @@ class Lab:
         """Return what :meth:`correct` and :meth:`robust` find, as columns of a table in percent."""
         return {"accuracy": percent(self.correct(subject, batch)), "robust": percent(self.robust(subject, batch))}
 
-    def withstands(self, method: str, subject: Subject, batch: Batch, **parameters: Any) -> Tensor:
+    def withstands(
+        self, method: str, subject: Subject, batch: Batch, threat: ThreatModel | None = None, **parameters: Any
+    ) -> Tensor:
         """Return whether each sample is classified correctly and withstands one attack: bool (B,).
 
         Args:
             method: the attack; what :meth:`robust` is for a whole search, this is for a weak attack or one of many.
             subject: the network.
             batch: the samples.
+            threat: threat model; that of the recipe if None.
             **parameters: of the attack.
         """
-        draws = self.draws(method, batch)
-        found = attack(method, subject.model, batch.x, batch.y, self.threat, draws=draws, **parameters)
+        draws, threat = self.draws(method, batch), threat or self.threat
+        found = attack(method, subject.model, batch.x, batch.y, threat, draws=draws, **parameters)
         return self.correct(subject, batch) & ~found.verdict.success
 
     def distance(self, subject: Subject, batch: Batch, norm: Norm = "l2", method: str = "deepfool") -> Tensor:
