@@ -148,14 +148,15 @@ class Lab:
             radius: factor of the recipe's epsilon.
             **changes: keys of the recipe. Parameters that it has for its own objective or model do not go over to others.
         """
+        data = f"{self.setting.data}#train"
         base = load_recipe(
             self.setting.recipe,
             **{"best_by": "last", "threads": 1, **changes},
-            data=f"{self.setting.data}#train",
+            data=data,
             seed=self.setting.seed + seed,
             device=self.setting.device,
         )
-        given = load_recipe(self.setting.recipe)
+        given = load_recipe(self.setting.recipe, data=data)
         if base.objective != given.objective:
             base = replace(base, parameters=changes.get("parameters", {}))
         if base.model != given.model:
