@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -109,6 +110,8 @@ class Lab:
 
     def __init__(self, folder: Path, setting: Setting, tell: Callable[[str], object] = str) -> None:
         self.folder, self.setting, self.tell = folder, setting, tell
+        self.recalled = 0.0
+        """Seconds that took, when it was made, what was read from the folder."""
 
     # Data.
 
@@ -195,6 +198,8 @@ class Lab:
             write_atomically(weights, lambda part: save_file(tensors, part))
             told = {"history": [_plain(row) for row in trained.history], "passes": vars(trained.passes)}
             write_json(record, told)
+        else:
+            self.recalled += sum(row["seconds"] for row in read_json(record)["history"])
         told = read_json(record)
         with kept_randomness():
             module = architecture(recipe, source, None).module
@@ -353,10 +358,15 @@ class Lab:
     def _kept(self, kind: str, facts: list[Any], compute: Callable[[], Tensor]) -> Tensor:
         """Return what was computed before from the same facts, or compute and keep it."""
         path = self.folder / kind / f"{_key(facts)}.safetensors"
-        if not path.is_file():
-            value = compute().detach().cpu().contiguous()
-            write_atomically(path, lambda part: save_file({"value": value}, part))
-        return load_file(path)["value"].to(self.setting.device)
+        if path.is_file():
+            kept = load_file(path)
+            self.recalled += float(kept["seconds"])
+        else:
+            started = time.perf_counter()
+            kept = {"value": compute().detach().cpu().contiguous()}
+            kept["seconds"] = torch.tensor(time.perf_counter() - started)
+            write_atomically(path, lambda part: save_file(kept, part))
+        return kept["value"].to(self.setting.device)
 
 
 def _given(name: str, loaded: LoadedModel) -> Subject:

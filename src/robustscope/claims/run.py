@@ -107,8 +107,9 @@ def run_claim(
             return there
     started = time.perf_counter()
     with torch_threads(1):
-        evidence = card.function(Lab(folder, asked, tell), **resolved)
-    seconds = round(time.perf_counter() - started, 1)
+        lab = Lab(folder, asked, tell)
+        evidence = card.function(lab, **resolved)
+    seconds = round(time.perf_counter() - started + lab.recalled, 1)
     found = _found(card, evidence)
     record = {**request, "about": about(card), **found, "seconds": seconds, "git": git_state()}
     write_json(path, record)
@@ -173,7 +174,14 @@ def run_claims(
 
     Returns:
         name -> why it could not be tested, of those that failed.
+
+    Raises:
+        UnknownName, InvalidType, InvalidValue: for what one of the claims cannot use; none is tested then.
     """
+    given = {name: value for name, value in asked.items() if name not in ("parameters", "again", "tell")}
+    for name in names:
+        setting_of(CLAIMS[name], **given)
+        CLAIMS[name].resolve(asked.get("parameters"))
     failed = {}
     if workers > 1 and len(names) > 1:
         done = in_processes(_work, names, workers, _start, (str(folder), asked))
