@@ -16,7 +16,7 @@ COST = Plot("networks", "points", "passes", "robust", "network", "Robust accurac
 
 
 def passes(subject: Subject) -> dict[str, float]:
-    """Return columns of what training cost: visits of each training sample, backward through the network or its first layer."""
+    """Return columns of what training cost: rows for each sample of the training set, through all layers and the first."""
     spent = subject.passes
     return {"passes": spent.backward / subject.samples, "first_layer_passes": spent.partial / subject.samples}
 
