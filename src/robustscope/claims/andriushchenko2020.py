@@ -30,7 +30,7 @@ from robustscope.training.objectives.grad_align import BIBTEX
     cause=("objective", "parameters"),
     full={"radius": 1.0, "weight": 0.2, "samples": 1000, "epochs": 30},
     full_recipe="cifar10-fast",
-    quick={"seeds": 2, "samples": 40, "epochs": 2},
+    quick={"seeds": 2, "samples": 10, "epochs": 1},
 )
 def andriushchenko2020(
     lab: Lab, *, radius: float = 2.0, weight: float = 2.0, seeds: int = 4, samples: int = 300, epochs: int = 30

@@ -27,7 +27,7 @@ from robustscope.training.objectives.iaat import BIBTEX
     cause=("objective",),
     full={"samples": 1000, "epochs": 30},
     full_recipe="cifar10-fast",
-    quick={"seeds": 2, "samples": 40, "epochs": 2},
+    quick={"seeds": 2, "samples": 10, "epochs": 1},
 )
 def balaji2019(lab: Lab, *, seeds: int = 3, samples: int = 300, epochs: int = 60) -> Evidence:
     """Train networks by IAAT and by PGD; compare clean accuracy on all test samples, and robust accuracy.

@@ -28,7 +28,7 @@ from robustscope.training.objectives.colt import BIBTEX
     cause=("objective", "epsilon_ramp"),
     full={"samples": 1000, "epochs": 30},
     full_recipe="cifar10-fast-small",
-    quick={"seeds": 2, "samples": 40, "epochs": 2},
+    quick={"seeds": 2, "samples": 10, "epochs": 1},
 )
 def balunovic2020(
     lab: Lab, *, certifier: str = "crown", seeds: int = 4, samples: int = 300, epochs: int = 60

@@ -31,7 +31,7 @@ from robustscope.training.objectives.fgsm import BIBTEX
     cause=("objective",),
     full={"samples": 1000, "epochs": 30},
     full_recipe="cifar10-fast",
-    quick={"seeds": 2, "samples": 40, "epochs": 2},
+    quick={"seeds": 2, "samples": 10, "epochs": 1},
 )
 def goodfellow2015(lab: Lab, *, seeds: int = 5, samples: int = 300, epochs: int = 60) -> Evidence:
     """Train networks on clean samples and by FGSM; count clean errors, errors under FGSM and under `audited`.

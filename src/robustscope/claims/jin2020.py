@@ -24,7 +24,7 @@ from robustscope.training.objectives.manifold import BIBTEX
     cause=("objective",),
     full={"samples": 1000, "epochs": 30},
     full_recipe="cifar10-fast",
-    quick={"seeds": 2, "samples": 40, "epochs": 2},
+    quick={"seeds": 2, "samples": 10, "epochs": 1},
 )
 def jin2020(lab: Lab, *, seeds: int = 4, samples: int = 300, epochs: int = 60) -> Evidence:
     """Train networks with the penalty, without, and by PGD; compare robust accuracy.

@@ -27,7 +27,7 @@ from robustscope.training.objectives.pgd import BIBTEX
     cause=("objective",),
     full={"samples": 1000, "epochs": 30},
     full_recipe="cifar10-fast",
-    quick={"seeds": 2, "samples": 40, "epochs": 2},
+    quick={"seeds": 2, "samples": 10, "epochs": 1},
 )
 def madry2018(lab: Lab, *, seeds: int = 5, samples: int = 300, epochs: int = 60) -> Evidence:
     """Train networks on clean samples and by PGD, and attack both with the whole `audited` search.

@@ -34,7 +34,7 @@ DIGITS = ({"hidden": [8, 8]}, {"hidden": [32, 32]}, {"hidden": [256, 256]})
     cause=("model_parameters",),
     full={"networks": ({"width": 4}, {"width": 16}, {"width": 64}), "samples": 1000, "epochs": 30},
     full_recipe="cifar10-fast",
-    quick={"networks": ({"hidden": [4]}, {"hidden": [64]}), "seeds": 2, "samples": 40, "epochs": 2},
+    quick={"networks": ({"hidden": [4]}, {"hidden": [64]}), "seeds": 2, "samples": 10, "epochs": 1},
 )
 def madry2018_capacity(
     lab: Lab,

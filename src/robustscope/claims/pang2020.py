@@ -27,7 +27,7 @@ from robustscope.training.objectives.mmc import BIBTEX
     cause=("objective", "parameters"),
     full={"samples": 1000, "epochs": 30},
     full_recipe="cifar10-fast",
-    quick={"seeds": 2, "samples": 40, "epochs": 2},
+    quick={"seeds": 2, "samples": 10, "epochs": 1},
 )
 def pang2020(lab: Lab, *, seeds: int = 4, samples: int = 300, epochs: int = 60) -> Evidence:
     """Train networks on cross-entropy and on the distance to centres, with clean and with PGD samples; compare.

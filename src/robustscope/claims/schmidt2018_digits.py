@@ -31,7 +31,7 @@ from robustscope.limits.closed_forms import SCHMIDT
     cause=("samples", "epochs"),
     full={"shares": (0.125, 0.25, 0.5, 1.0), "samples": 1000, "epochs": 30},
     full_recipe="cifar10-fast",
-    quick={"seeds": 2, "samples": 40, "epochs": 1},
+    quick={"shares": (0.5, 1.0), "seeds": 2, "samples": 10, "epochs": 1},
 )
 def schmidt2018_digits(
     lab: Lab, *, shares: Sequence[float] = (0.25, 1.0), seeds: int = 3, samples: int = 300, epochs: int = 60

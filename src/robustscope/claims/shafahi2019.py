@@ -28,7 +28,7 @@ from robustscope.training.objectives.free import BIBTEX
     cause=("objective", "parameters", "epochs"),
     full={"samples": 1000, "epochs": 200},
     full_recipe="cifar10-fast",
-    quick={"seeds": 2, "samples": 40, "epochs": 2, "replays": 2},
+    quick={"seeds": 2, "samples": 10, "epochs": 2, "replays": 2},
 )
 def shafahi2019(lab: Lab, *, replays: int = 8, seeds: int = 5, samples: int = 300, epochs: int = 60) -> Evidence:
     """Train networks by FREE in epochs / replays, on clean samples and by PGD; compare robust accuracy and passes.

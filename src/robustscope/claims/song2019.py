@@ -27,7 +27,7 @@ from robustscope.training.objectives.atda import BIBTEX
     cause=("objective",),
     full={"samples": 1000, "epochs": 30},
     full_recipe="cifar10-fast",
-    quick={"seeds": 2, "samples": 40, "epochs": 2},
+    quick={"seeds": 2, "samples": 10, "epochs": 1},
 )
 def song2019(lab: Lab, *, seeds: int = 5, samples: int = 300, epochs: int = 60) -> Evidence:
     """Train networks by ATDA and by FGSM; compare robust accuracy, and its distance from clean accuracy.

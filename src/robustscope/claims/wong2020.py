@@ -28,7 +28,7 @@ from robustscope.training.objectives.fast import BIBTEX
     cause=("objective",),
     full={"samples": 1000, "epochs": 15},
     full_recipe="cifar10-fast",
-    quick={"seeds": 2, "samples": 40, "epochs": 2},
+    quick={"seeds": 2, "samples": 10, "epochs": 1},
 )
 def wong2020(lab: Lab, *, seeds: int = 5, samples: int = 300, epochs: int = 60) -> Evidence:
     """Train networks by FAST and by PGD; compare robust accuracy and passes.

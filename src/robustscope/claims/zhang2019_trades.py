@@ -28,7 +28,7 @@ from robustscope.training.objectives.trades import BIBTEX
     cause=("parameters",),
     full={"betas": (0.1, 1.0, 3.0, 6.0, 10.0), "samples": 1000, "epochs": 30},
     full_recipe="cifar10-fast",
-    quick={"betas": (0.1, 6.0), "seeds": 2, "samples": 40, "epochs": 2},
+    quick={"betas": (0.1, 6.0), "seeds": 2, "samples": 10, "epochs": 1},
 )
 def zhang2019_trades(
     lab: Lab, *, betas: Sequence[float] = (0.1, 1.0, 6.0), seeds: int = 3, samples: int = 300, epochs: int = 30

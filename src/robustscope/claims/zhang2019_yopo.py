@@ -27,7 +27,7 @@ from robustscope.training.objectives.yopo import BIBTEX
     cause=("objective",),
     full={"samples": 1000, "epochs": 36},
     full_recipe="cifar10-fast",
-    quick={"seeds": 2, "samples": 40, "epochs": 2},
+    quick={"seeds": 2, "samples": 10, "epochs": 1},
 )
 def zhang2019_yopo(lab: Lab, *, seeds: int = 3, samples: int = 300, epochs: int = 60) -> Evidence:
     """Train networks by YOPO-5-3 and by PGD-10; compare robust accuracy and passes.
