@@ -86,7 +86,7 @@ global_noise.__doc__ = prejudice.__doc__ = honest.__doc__
     [
         (made(global_noise), "same_seed_same_evidence"),
         (made(prejudice), "needs_its_cause"),
-        (made(honest, cause=()), "explains_itself"),
+        (made(honest, recipe=""), "explains_itself"),
         (made(honest, finding=""), "explains_itself"),
         (made(honest, quick={"sample": 3}), "explains_itself"),
         (made(honest, rules=(Rule("gap", "points", "above", 0.0, 5.0),)), "has_rules_that_can_fall_either_way"),
