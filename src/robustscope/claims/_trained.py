@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
+
 from robustscope.claims.cards import Effect, Plot
 from robustscope.claims.effects import column, difference, exact
 from robustscope.claims.lab import Lab, Subject
@@ -56,3 +58,16 @@ def cost(rows: Sequence[Mapping[str, Any]], first: str, second: str) -> Effect:
     """Return the passes of the first kind of network in percent of those of the second."""
     one, other = (column(rows, "passes", network=name) for name in (first, second))
     return exact(100 * float(one.sum() / other.sum()))
+
+
+def gained(rows: Rows, along: str, name: str, network: str) -> np.ndarray:
+    """Return what a column of one kind of network gains from the first value of another column to the last: one for each seed."""
+    first, last = (column(rows, name, network=network, **{along: rows[end][along]}) for end in (0, -1))
+    return last - first
+
+
+def both(along: str, title: str) -> tuple[Plot, Plot]:
+    """Return plots of robust accuracy and of accuracy along a column of the networks."""
+    names = (("robust", "Robust accuracy"), ("accuracy", "Accuracy"))
+    first, second = (Plot("networks", "points", along, name, "network", f"{what}, %, {title}") for name, what in names)
+    return first, second

@@ -5,11 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import numpy as np
-
-from robustscope.claims._trained import Rows, judged
-from robustscope.claims.cards import Evidence, Plot, Rule, register
-from robustscope.claims.effects import column, difference, mean
+from robustscope.claims._trained import Rows, both, gained, judged
+from robustscope.claims.cards import Evidence, Rule, register
+from robustscope.claims.effects import difference, mean
 from robustscope.claims.lab import Lab
 from robustscope.training.objectives.pgd import BIBTEX
 
@@ -61,17 +59,9 @@ def madry2018_capacity(
         kinds = {name: {"objective": name, "model_parameters": dict(parameters)} for name in ("standard", "pgd")}
         rows += [{"size": size, **row} for row in judged(lab, kinds, seeds, samples, epochs=epochs)]
 
-    def gained(name: str, objective: str) -> np.ndarray:
-        least, most = (column(rows, name, network=objective, size=size) for size in (0, len(networks) - 1))
-        return most - least
-
-    robust = gained("robust", "pgd")
+    robust = gained(rows, "size", "robust", "pgd")
     effects = {
         "robust_gained": mean(robust),
-        "beyond_accuracy": difference(robust, gained("accuracy", "standard")),
+        "beyond_accuracy": difference(robust, gained(rows, "size", "accuracy", "standard")),
     }
-    plots = tuple(
-        Plot("networks", "points", "size", name, "network", f"{title}, %, from small to large networks")
-        for name, title in (("robust", "Robust accuracy"), ("accuracy", "Accuracy"))
-    )
-    return Evidence(effects, {"networks": rows}, plots)
+    return Evidence(effects, {"networks": rows}, both("size", "from small to large networks"))

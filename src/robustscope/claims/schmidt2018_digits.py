@@ -4,11 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import numpy as np
-
-from robustscope.claims._trained import Rows, judged
-from robustscope.claims.cards import Evidence, Plot, Rule, register
-from robustscope.claims.effects import column, difference
+from robustscope.claims._trained import Rows, both, gained, judged
+from robustscope.claims.cards import Evidence, Rule, register
+from robustscope.claims.effects import difference
 from robustscope.claims.lab import Lab
 from robustscope.limits.closed_forms import SCHMIDT
 
@@ -54,17 +52,9 @@ def schmidt2018_digits(
         networks = {name: {"objective": name, **part} for name in ("standard", "pgd")}
         rows += [{"share": share, **row} for row in judged(lab, networks, seeds, samples, epochs=epochs)]
 
-    def lost(name: str, objective: str) -> np.ndarray:
-        first, last = (column(rows, name, network=objective, share=share) for share in (shares[0], shares[-1]))
-        return last - first
-
-    robust = lost("robust", "pgd")
+    robust = gained(rows, "share", "robust", "pgd")
     effects = {
-        "lost_beyond_clean": difference(robust, lost("accuracy", "pgd")),
-        "lost_beyond_standard": difference(robust, lost("accuracy", "standard")),
+        "lost_beyond_clean": difference(robust, gained(rows, "share", "accuracy", "pgd")),
+        "lost_beyond_standard": difference(robust, gained(rows, "share", "accuracy", "standard")),
     }
-    plots = tuple(
-        Plot("networks", "points", "share", name, "network", f"{title}, %, and share of the training set")
-        for name, title in (("robust", "Robust accuracy"), ("accuracy", "Accuracy"))
-    )
-    return Evidence(effects, {"networks": rows}, plots)
+    return Evidence(effects, {"networks": rows}, both("share", "and share of the training set"))
