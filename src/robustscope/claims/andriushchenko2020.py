@@ -18,8 +18,8 @@ from robustscope.training.objectives.grad_align import BIBTEX
     topic="robustness and resources",
     finding="One-step training loses its robustness when the gradients inside the ball turn apart; a penalty on their "
     "misalignment keeps them together, and one step is enough again.",
-    hypothesis="The penalty of GradAlign raises the alignment of gradients after FGSM training, leaves fewer "
-    "errors that one step does not find, and costs no robust accuracy.",
+    hypothesis="The penalty of GradAlign raises the alignment of gradients after FGSM training, leaves fewer errors "
+    "that one step does not find, and raises robust accuracy.",
     rules=(
         Rule("alignment_raised", "mean cosine, GradAlign less FGSM training", "above", 0.02, 0.0),
         Rule("hidden_errors_removed", "percentage points that `audited` finds and FGSM does not", "above", 2.0, 0.0),
