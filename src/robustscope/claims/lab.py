@@ -149,21 +149,23 @@ class Lab:
         Args:
             seed: counted from that of the setting.
             radius: factor of the recipe's epsilon.
-            **changes: keys of the recipe. Parameters that it has for its own objective or model do not go over to others.
+            **changes: keys of the recipe; what is None stays as it is there. Parameters that it has for its own objective or
+                model do not go over to others.
         """
+        asked = {key: value for key, value in changes.items() if value is not None}
         data = f"{self.setting.data}#train"
         base = load_recipe(
             self.setting.recipe,
-            **{"best_by": "last", "threads": 1, **changes},
+            **{"best_by": "last", "threads": 1, **asked},
             data=data,
             seed=self.setting.seed + seed,
             device=self.setting.device,
         )
         given = load_recipe(self.setting.recipe, data=data)
         if base.objective != given.objective:
-            base = replace(base, parameters=changes.get("parameters", {}))
+            base = replace(base, parameters=asked.get("parameters", {}))
         if base.model != given.model:
-            base = replace(base, model_parameters=changes.get("model_parameters", {}))
+            base = replace(base, model_parameters=asked.get("model_parameters", {}))
         if radius == 1.0:
             return base
         threat = ThreatModel.parse(base.threat).scaled(radius)
