@@ -18,6 +18,7 @@ from torch import Tensor
 from robustscope.attacks import ATTACKS
 from robustscope.attacks.compose import Attempt, attack, cascade
 from robustscope.attacks.suites import suite
+from robustscope.claims.effects import percent
 from robustscope.core.draws import Draws
 from robustscope.core.errors import InvalidValue
 from robustscope.core.files import read_json, write_atomically, write_json
@@ -148,16 +149,23 @@ class Lab:
         Args:
             seed: counted from that of the setting.
             radius: factor of the recipe's epsilon.
-            **changes: keys of the recipe; what is None stays as it is there.
+            **changes: keys of the recipe; what is None stays as it is there. Parameters that it has for its own objective or
+                model do not go over to others.
         """
-        given = {key: value for key, value in changes.items() if value is not None}
+        asked = {key: value for key, value in changes.items() if value is not None}
+        data = f"{self.setting.data}#train"
         base = load_recipe(
             self.setting.recipe,
-            **{"best_by": "last", "threads": 1, **given},
-            data=f"{self.setting.data}#train",
+            **{"best_by": "last", "threads": 1, **asked},
+            data=data,
             seed=self.setting.seed + seed,
             device=self.setting.device,
         )
+        given = load_recipe(self.setting.recipe, data=data)
+        if base.objective != given.objective:
+            base = replace(base, parameters=asked.get("parameters", {}))
+        if base.model != given.model:
+            base = replace(base, model_parameters=asked.get("model_parameters", {}))
         if radius == 1.0:
             return base
         threat = ThreatModel.parse(base.threat).scaled(radius)
@@ -303,6 +311,26 @@ class Lab:
             return left
 
         return self._kept("robust", facts, search).bool()
+
+    def accuracies(self, subject: Subject, batch: Batch) -> dict[str, float]:
+        """Return what :meth:`correct` and :meth:`robust` find, as columns of a table in percent."""
+        return {"accuracy": percent(self.correct(subject, batch)), "robust": percent(self.robust(subject, batch))}
+
+    def withstands(
+        self, method: str, subject: Subject, batch: Batch, threat: ThreatModel | None = None, **parameters: Any
+    ) -> Tensor:
+        """Return whether each sample is classified correctly and withstands one attack: bool (B,).
+
+        Args:
+            method: the attack; what :meth:`robust` is for a whole search, this is for a weak attack or one of many.
+            subject: the network.
+            batch: the samples.
+            threat: threat model; that of the recipe if None.
+            **parameters: of the attack.
+        """
+        draws, threat = self.draws(method, batch), threat or self.threat
+        found = attack(method, subject.model, batch.x, batch.y, threat, draws=draws, **parameters)
+        return self.correct(subject, batch) & ~found.verdict.success
 
     def distance(self, subject: Subject, batch: Batch, norm: Norm = "l2", method: str = "deepfool") -> Tensor:
         """Return the distance to the nearest adversarial example found: (B,); 0 where already wrong, inf where none.
