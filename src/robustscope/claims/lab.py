@@ -149,23 +149,16 @@ class Lab:
         Args:
             seed: counted from that of the setting.
             radius: factor of the recipe's epsilon.
-            **changes: keys of the recipe; what is None stays as it is there. Parameters that it has for its own objective or
-                model do not go over to others.
+            **changes: keys of the recipe; what is None stays as it is there.
         """
         asked = {key: value for key, value in changes.items() if value is not None}
-        data = f"{self.setting.data}#train"
         base = load_recipe(
             self.setting.recipe,
             **{"best_by": "last", "threads": 1, **asked},
-            data=data,
+            data=f"{self.setting.data}#train",
             seed=self.setting.seed + seed,
             device=self.setting.device,
         )
-        given = load_recipe(self.setting.recipe, data=data)
-        if base.objective != given.objective:
-            base = replace(base, parameters=asked.get("parameters", {}))
-        if base.model != given.model:
-            base = replace(base, model_parameters=asked.get("model_parameters", {}))
         if radius == 1.0:
             return base
         threat = ThreatModel.parse(base.threat).scaled(radius)
