@@ -23,12 +23,22 @@ MNIST = "mnist:{shared}/data/mnist"
 CIFAR10 = "cifar10:{shared}/data/cifar10/cifar-10-binary-jpegdecoded.tar.xz"
 RECIPES: Mapping[str, Mapping[str, tuple[str, Mapping[str, Any]]]] = {
     "mnist": {"fast": ("mnist-fast", {}), "free": ("mnist-free", {}), "pgd": ("mnist-pgd-small", {})},
-    "cifar10": {
-        name: ("cifar10-fast-small", {"objective": name}) for name in ("standard", "fast", "pgd", "trades")
-    },
+    "cifar10": {name: ("cifar10-fast-small", {"objective": name}) for name in ("standard", "fast", "pgd", "trades")},
 }
 """Recipe of each objective, and what is changed in it."""
-COLUMNS = ("data", "threat", "objective", "passes", "seconds", "clean", "pgd", "pgd_n", "audited", "audited_n", "verdict")
+COLUMNS = (
+    "data",
+    "threat",
+    "objective",
+    "passes",
+    "seconds",
+    "clean",
+    "pgd",
+    "pgd_n",
+    "audited",
+    "audited_n",
+    "verdict",
+)
 PGD = "pgd:steps=50,restarts=10,relative_step_size=0.1"
 
 
