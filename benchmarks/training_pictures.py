@@ -21,9 +21,9 @@ from training import HERE, count, read
 
 MNIST = "mnist:{shared}/data/mnist"
 CIFAR10 = "cifar10:{shared}/data/cifar10/cifar-10-binary-jpegdecoded.tar.xz"
-SMALL: Mapping[str, Any] = {"epochs": 10, "validation": 500}
+SMALL: Mapping[str, Any] = {"samples": 5000, "epochs": 8, "validation": 500}
 RECIPES: Mapping[str, Mapping[str, tuple[str, Mapping[str, Any]]]] = {
-    "mnist": {"fast": ("mnist-fast", {}), "free": ("mnist-free", {}), "pgd": ("mnist-pgd-small", {})},
+    "mnist": {"fast": ("mnist-fast", {}), "free": ("mnist-free-small", {}), "pgd": ("mnist-pgd-small", {})},
     "cifar10": {
         "standard": ("cifar10-fast-small", {**SMALL, "objective": "standard"}),
         "fast": ("cifar10-fast-small", SMALL),
