@@ -64,7 +64,7 @@ def measured(table: str, name: str, shared: Path, runs: Path) -> dict[str, Any]:
     recipe = recipe_of(table, name, shared)
     trained = robustscope.train(recipe, runs / f"{table}-{name}")
     test = source(table, shared, "test")
-    given = {"audit": "off", "curve": ()}
+    given = {"audit": "off", "curve": (), "mean": recipe.mean, "std": recipe.std}
     weak = robustscope.evaluate(trained.module, test, recipe.threat, attacks=PGD, samples="1000", trust="off", **given)
     strong = robustscope.evaluate(trained.module, test, recipe.threat, samples="200", trust="16", **given)
     one, other = (result.summary()["models"][0] for result in (weak, strong))
