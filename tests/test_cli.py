@@ -288,7 +288,7 @@ def test_verify_lists_no_more_failures_than_asked_for(run, tmp_path, monkeypatch
 
     rows = pd.DataFrame([(0, 0, n, "the model classifies the example correctly") for n in range(5)])
     rows.columns = list(evidence.Failure._fields)
-    monkeypatch.setattr(evidence, "verify_run", lambda run: evidence.Check("id", 9, 4, rows, 0))
+    monkeypatch.setattr(evidence, "verify_run", lambda run, **more: evidence.Check("id", 9, 4, rows, 0))
     code, out, _ = command("verify", run, "--show", "2")
     assert code == 1
     assert out.count("classifies the example correctly") == 2
