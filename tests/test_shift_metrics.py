@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from robustscope.analyses import calibration
 from robustscope.analyses.calibration import aurra, rms_calibration_error
 from robustscope.analyses.corruption_errors import ALEXNET, corruption_errors, mce, mean_error, relative_mce
 from robustscope.analyses.effective_robustness import relative_robustness, trend
@@ -145,6 +146,22 @@ def test_the_order_of_ties_cannot_be_seen():
     for size in (20, 100):
         one = rms_calibration_error(confidence, correct, bin_size=size)
         assert one == pytest.approx(rms_calibration_error(confidence[again], correct[again], bin_size=size), abs=1e-12)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_pieces_and_precision_cannot_be_seen(monkeypatch, dtype):
+    """Runs of equal confidences cross every seam of the pieces; float32 is sorted by its bits."""
+    rng = np.random.default_rng(3)
+    confidence = np.round(rng.beta(4, 1, 1000), 2).astype(np.float32)
+    correct = rng.random(1000) < confidence
+    due = aurra(confidence, correct), rms_calibration_error(confidence, correct, bin_size=30)
+    monkeypatch.setattr(calibration, "PIECE", 7)
+    given = confidence.astype(dtype)
+    found = aurra(given, correct), rms_calibration_error(given, correct, bin_size=30)
+    assert found == pytest.approx(due, abs=1e-12)
+    ranks = np.argsort(-confidence, kind="stable")  # by the definition, with the mean of each run of equals
+    shared = np.array([correct[confidence == value].mean() for value in confidence[ranks]])
+    assert found[0] == pytest.approx(np.mean(np.cumsum(shared) / np.arange(1, 1001)))
 
 
 def test_rms_calibration_error_in_closed_form():

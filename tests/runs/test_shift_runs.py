@@ -110,6 +110,14 @@ def test_sequences_keep_the_order_of_classes_of_every_frame(whole, models):
         assert told["value"] == pytest.approx(flip_probability(logits.argmax(2).numpy(), noise=SEQUENCES[name].noise))
 
 
+def test_what_is_kept_of_a_shard_comes_to_the_same_places(whole):
+    full = read_shift(whole.run, 0)
+    brief = read_shift(whole.run, 0, lambda rows: rows[["sample", "part", "correct", "note"]].iloc[::-1])
+    for name, rows in full.items():
+        assert rows[["part", "sample"]].to_numpy().tolist() == sorted(rows[["part", "sample"]].to_numpy().tolist())
+        pd.testing.assert_frame_equal(brief[name], rows[["sample", "part", "correct", "note"]])
+
+
 def test_each_picture_is_made_once_for_all_models(models, tmp_path, monkeypatch):
     made = []
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from statistics import median
 from typing import Any
 
 import pandas as pd
 
-from robustscope.analyses.sequences import sequence_summary
+from robustscope.analyses.sequences import measured, sequence_summary
 from robustscope.analyses.shifts import CLEAN, Errors, add_differences, against, alexnet, errors_of
 from robustscope.reports.formats import interval, number, percent, plain
 from robustscope.runs.shifted import SEQUENCES, read_shift
@@ -42,7 +43,7 @@ def shifts_of(run: Path, plan: Mapping[str, Any], table: pd.DataFrame) -> list[d
     """
     found = []
     for entry in plan.get("shifts", ()):
-        rows = read_shift(run, entry["index"])
+        rows = read_shift(run, entry["index"], partial(_needed, entry))
         reasons = {name: _reason(mine) for name, mine in rows.items()}
         one = _sequences if entry["kind"] == SEQUENCES else _corruptions
         summaries = one(plan, entry, {name: mine for name, mine in rows.items() if not reasons[name]}, table)
@@ -57,6 +58,19 @@ def shifts_of(run: Path, plan: Mapping[str, Any], table: pd.DataFrame) -> list[d
         facts |= {"parts": len(entry["parts"]), "made": "sources" not in entry, "reference": _reference(plan) or None}
         found.append({**facts, "models": models})
     return found
+
+
+def _needed(entry: Mapping[str, Any], rows: pd.DataFrame) -> pd.DataFrame:
+    """Return what a report needs of the rows of a shard, so that the memory for all of them stays small."""
+    if entry["kind"] != SEQUENCES:
+        return rows.drop(columns=["y", "prediction"])
+    rows = rows.drop(columns=["y", "prediction", "confidence"])
+    sound = measured(rows[~rows["failed"]], _frames(entry), entry["noise"])
+    return pd.concat([sound, rows[rows["failed"]].drop(columns="orders")])
+
+
+def _frames(entry: Mapping[str, Any]) -> dict[str, int]:
+    return {name: count for (name, _), count in zip(entry["parts"], entry["frames"], strict=True)}
 
 
 def _reason(rows: pd.DataFrame) -> str | None:
@@ -103,8 +117,7 @@ def _clean(plan: Mapping[str, Any], table: pd.DataFrame, model: str) -> pd.DataF
 def _sequences(
     plan: Mapping[str, Any], entry: Mapping[str, Any], rows: Mapping[str, pd.DataFrame], table: pd.DataFrame
 ) -> dict[str, dict[str, Any]]:
-    frames = {name: count for (name, _), count in zip(entry["parts"], entry["frames"], strict=True)}
-    base, wanted = None, _reference(plan)
+    frames, base, wanted = _frames(entry), None, _reference(plan)
     if wanted in rows:
         base = sequence_summary(rows[wanted], frames, entry["noise"])
     return {name: sequence_summary(mine, frames, entry["noise"], base) for name, mine in rows.items()}
