@@ -8,8 +8,11 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
+from robustscope.analyses.effective_robustness import beyond_the_others
+from robustscope.analyses.outliers import IMAGENET_O, aupr
 from robustscope.analyses.sequences import measured, sequence_summary
 from robustscope.analyses.shifts import CLEAN, Errors, add_differences, against, alexnet, errors_of
 from robustscope.reports.formats import interval, number, percent, plain
@@ -54,7 +57,11 @@ def shifts_of(run: Path, plan: Mapping[str, Any], table: pd.DataFrame) -> list[d
         facts = {
             key: entry.get(key) for key in ("name", "kind", "constants", "rounding", "sources", "paired", "comparable")
         }
-        facts |= {"what": NAMES.get(entry["name"], "benchmark on disk"), "n": entry["samples"]}
+        facts |= {
+            "what": NAMES.get(entry["name"], "benchmark on disk"),
+            "n": entry["samples"],
+            "outliers": _strange(entry),
+        }
         facts |= {"parts": len(entry["parts"]), "made": "sources" not in entry, "reference": _reference(plan) or None}
         found.append({**facts, "models": models})
     return found
@@ -103,7 +110,32 @@ def _corruptions(
     for name, summary in found.items():
         if wanted in rows and name != wanted:
             add_differences(summary, rows[name], rows[wanted])
+        summary["outliers"] = _detected(rows[name], clean[name]) if _strange(entry) else None
+    both = {name: summary for name, summary in found.items() if summary["clean"] is not None and not _strange(entry)}
+    accuracies = ({name: own[kind]["value"] for name, own in both.items()} for kind in ("clean", "shifted"))
+    beyond = {name: value for name, value in beyond_the_others(*accuracies).items() if value is not None}
+    for name, summary in found.items():
+        difference = {"value": beyond.get(name), "low": None, "high": None}
+        summary["effective_robustness"] = difference if name in beyond else None
     return found
+
+
+def _strange(entry: Mapping[str, Any]) -> bool:
+    """Tell whether the pictures of a shift belong to none of the classes, so that no prediction of them can be right."""
+    return IMAGENET_O in entry["name"].lower()
+
+
+def _detected(rows: pd.DataFrame, clean: pd.DataFrame | None) -> dict[str, Any]:
+    """Return how well low confidence tells the pictures of a shift from the clean ones; a gap with its reason."""
+    told = {"aupr": None, "chance": None, "inliers": 0, "reason": None}
+    if clean is None:
+        reason = "the data of the run are not of the same classes, or were not all judged: give the folders of these classes as --data"
+        return {**told, "reason": reason}
+    scores = [-part["confidence"].to_numpy(dtype=float) for part in (rows, clean)]
+    if np.isnan(np.concatenate(scores)).any():
+        return {**told, "reason": "the model tells no confidence"}
+    share = len(rows) / (len(rows) + len(clean))
+    return {**told, "aupr": aupr(*scores), "chance": share, "inliers": len(clean)}
 
 
 def _clean(plan: Mapping[str, Any], table: pd.DataFrame, model: str) -> pd.DataFrame | None:
@@ -131,6 +163,8 @@ def _sentence(entry: Mapping[str, Any], told: Mapping[str, Any]) -> str:
     if entry["kind"] == SEQUENCES:
         text = f"The class changes in {percent(told['mean_flips'])} of the comparisons along the sequences of {entry['name']}"
         return text + (f", mFR {percent(told['mfr'])}" if told["mfr"] is not None else "")
+    if told["outliers"] is not None:
+        return _of_outliers(entry, told["outliers"])
     rate, clean = told["shifted"], told["clean"]
     text = f"{percent(rate['value'])} ({interval(rate['low'], rate['high'])}) are classified correctly {where}"
     text += f", against {percent(clean['value'])} clean" if clean is not None else ""
@@ -138,6 +172,15 @@ def _sentence(entry: Mapping[str, Any], told: Mapping[str, Any]) -> str:
         worst = min(told["corruptions"], key=lambda row: row["value"])
         text += f"; worst is {worst['corruption'].replace('_', ' ')}, {percent(worst['value'])}"
     return text + (f". mCE {percent(told['mce'])}" if told["mce"] is not None else "")
+
+
+def _of_outliers(entry: Mapping[str, Any], found: Mapping[str, Any]) -> str:
+    if found["reason"]:
+        return f"How well it tells {entry['name']} from ordinary pictures is not known: {found['reason']}"
+    return (
+        f"Low confidence tells the {entry['samples']:,} images of {entry['name']} from {found['inliers']:,} ordinary ones with an "
+        f"AUPR of {percent(found['aupr'])}, against {percent(found['chance'])} by chance; no prediction of them can be right"
+    )
 
 
 def shift_cautions(summary: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
