@@ -24,7 +24,7 @@ from robustscope.cli.common import (
     worker_count,
 )
 from robustscope.core.errors import InvalidValue
-from robustscope.runs.config import DEFAULT_THREAT, Config, Settings, load_config
+from robustscope.runs.config import DEFAULT_THREAT, Config, ModelSpec, Settings, load_config
 
 USAGE = """Usage: robustscope evaluate MODEL... --data DATA [OPTIONS]
        robustscope evaluate --config FILE.toml [OPTIONS]"""
@@ -75,6 +75,18 @@ class ModelOptions:
     bounds: str | None = None
     allow_probabilities: Annotated[bool, Parameter(show_default=False)] = False
     classes: str | None = None
+
+    def spec(self, text: str) -> ModelSpec:
+        """Return the model "SOURCE" or "NAME=SOURCE" with these options."""
+        return model_spec(
+            text,
+            weights=self.weights,
+            mean=numbers(self.mean, "--mean"),
+            std=numbers(self.std, "--std"),
+            bounds=bounds_pair(self.bounds),
+            allow_probabilities=self.allow_probabilities,
+            classes=self.classes,
+        )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -159,19 +171,7 @@ def configure(
             "MODEL... --data DATA, or --config FILE, is allowed",
             "Write e.g. robustscope evaluate net.json --data mnist:FOLDER --threat linf:0.1 --out RUN.",
         )
-    pair = bounds_pair(model_options.bounds)
-    specs = [
-        model_spec(
-            text,
-            weights=model_options.weights,
-            mean=numbers(model_options.mean, "--mean"),
-            std=numbers(model_options.std, "--std"),
-            bounds=pair,
-            allow_probabilities=model_options.allow_probabilities,
-            classes=model_options.classes,
-        )
-        for text in models
-    ]
+    specs = [model_options.spec(text) for text in models]
     return build_config(specs, data, threat or (DEFAULT_THREAT,), attack, options.settings())
 
 

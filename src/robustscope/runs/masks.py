@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -14,7 +14,8 @@ from robustscope.attacks.compose import attack
 from robustscope.core.draws import Draws
 from robustscope.core.errors import InvalidValue, did_you_mean
 from robustscope.core.types import ThreatModel
-from robustscope.data.masks import KINDS, changed
+from robustscope.data.base import Dataset
+from robustscope.data.masks import KINDS, Masks, changed
 from robustscope.models.classifier import Classifier
 from robustscope.models.foreground import (
     carries_masks,
@@ -32,6 +33,8 @@ ALL = ("none", *KINDS, FOREGROUND_ATTACKED, "saliency", "saliency attacked")
 """What can be compared: no mask; the kinds of ``data.masks``; nothing hidden, and only the foreground perturbed; the mask of
 the clean input's saliency, fixed; and the same mask computed anew from every perturbed input, so that it is attacked too."""
 NEED_MASKS = {*KINDS, FOREGROUND_ATTACKED}
+ROWS = 256
+"""Samples that :func:`evaluate_masked_data` holds at once."""
 STANDARD = ("none", "foreground", "dilated", "random")
 
 
@@ -107,6 +110,45 @@ def evaluate_masks(
             "robust": robust.cpu().numpy(),
         }
         tables.append(pd.DataFrame(columns))
+    return pd.concat(tables, ignore_index=True)
+
+
+def evaluate_masked_data(
+    model: Classifier,
+    data: Dataset,
+    masks: Masks,
+    ids: Sequence[int],
+    threat: ThreatModel | str,
+    *,
+    seed: int = 0,
+    device: str = "cpu",
+    report: Callable[[int], object] = lambda more: None,
+    **options: Any,
+) -> pd.DataFrame:
+    """As :func:`evaluate_masks`, on samples of a data set, :data:`ROWS` at a time; the cut changes no row.
+
+    Args:
+        model: the network.
+        data: its pictures.
+        masks: of the data, as ``load_masks`` opens them.
+        ids: of the samples.
+        threat: as there.
+        seed: of all random numbers.
+        device: where the pictures are wanted.
+        report: told about so many more samples.
+        **options: kinds, method, dilation and share of :func:`evaluate_masks`.
+
+    Returns:
+        As there, the kinds of all samples together.
+    """
+    tables = []
+    for start in range(0, len(ids), ROWS):
+        rows = list(ids[start : start + ROWS])
+        x = data.read(rows).to(device)
+        y = torch.as_tensor(data.labels[rows], dtype=torch.int64, device=device)
+        own = masks.read(rows)
+        tables.append(evaluate_masks(model, x, y, own, threat, draws=Draws(seed, tuple(rows)), **options))
+        report(len(rows))
     return pd.concat(tables, ignore_index=True)
 
 
