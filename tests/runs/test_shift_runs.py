@@ -99,7 +99,7 @@ def test_rows_are_those_of_the_models_on_the_same_pictures(whole, models, tmp_pa
 def test_sequences_keep_the_order_of_classes_of_every_frame(whole, models):
     rows, data = read_shift(whole.run, 1), load_data("digits")
     entry = whole.plan["shifts"][1]
-    assert [name for name, _ in entry["parts"]] == [card.name for card in SEQUENCES]
+    assert [name for name, _ in entry["parts"]] == [card.name for card in SEQUENCES if not card.validation]
     for name in ("gaussian_noise", "translate"):
         mine = rows["one"][rows["one"]["corruption"] == name]
         ids = mine["sample"].tolist()

@@ -27,7 +27,9 @@ NAMES = {
     "cifar10-c": "corruptions of CIFAR-10-C",
     "mnist-c": "corruptions of MNIST-C",
     "imagenet-p": "sequences of ImageNet-P",
+    "imagenet-p-extra": "validation sequences of ImageNet-P",
     "cifar10-p": "sequences of CIFAR-10-P",
+    "cifar10-p-extra": "validation sequences of CIFAR-10-P",
 }
 """What stands behind the names of suites that are made on the fly."""
 
