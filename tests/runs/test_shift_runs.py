@@ -155,6 +155,13 @@ def test_the_plan_says_what_it_costs_and_what_decides_it(models):
     assert sealed(raised)["id"] != plan["id"]
 
 
+def test_validation_sequences_are_a_suite_of_their_own():
+    (entry,) = make_plan(config(samples="0:8", shifts="imagenet-p-extra"))["shifts"]
+    assert entry["parts"] == [[name, 0] for name in ("gaussian_blur", "shear", "spatter", "speckle_noise")]
+    assert entry["frames"] == [31] * 4
+    assert entry["noise"] == ["speckle_noise"]
+
+
 def test_settings_take_a_list_or_a_text_and_come_back_from_a_plan():
     asked = config(shifts="fog, imagenet-p")
     assert asked.settings.shifts == ("fog", "imagenet-p")

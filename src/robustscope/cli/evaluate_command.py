@@ -107,8 +107,8 @@ class RunOptions:
             nearest adversarial example, or off. 16 for the suite common, off for others.
         estimate: Estimate of the bracket, or off.
         shifts: Corruptions and other shifts, separated by commas: imagenet-c, imagenet-c-extra, cifar10-c, mnist-c or
-            sequences imagenet-p or imagenet-p-extra, made here; single corruptions; folders of benchmarks on disk; or off. Left out, the
-            suite common takes mnist-c or imagenet-c.
+            sequences imagenet-p or imagenet-p-extra, made here; single corruptions; folders of benchmarks on disk; or
+            off. Left out, the suite common takes mnist-c or imagenet-c.
         reference: Whose errors mCE and mFR divide by: alexnet, or a model of this run.
         curve: Factors of epsilon at which accuracy is measured too, or none.
         seed: Seed of every random number.
