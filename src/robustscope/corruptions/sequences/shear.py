@@ -9,9 +9,8 @@ from torch import Tensor
 
 from robustscope.core.draws import Draws
 from robustscope.corruptions.cards import HENDRYCKS
-from robustscope.corruptions.resample import about_centre, affine
 from robustscope.corruptions.sequences.cards import Constants, constant, register
-from robustscope.corruptions.tables import on_levels
+from robustscope.corruptions.sequences.compose import mapped
 
 STEP = {"imagenet-p": 1.0, "tiny-imagenet-p": 1.0, "cifar-10-p": 1.0}
 """Degrees from frame to frame."""
@@ -47,8 +46,5 @@ def shear(x: Tensor, *, draws: Draws, constants: Constants = "auto") -> Tensor:
     frames = []
     for frame in range(31):
         angle = math.radians((frame - 15) * constant(STEP, constants, x))
-        # From new to old positions: the inverse of the shear.
-        slant = torch.tensor([[1.0, math.tan(angle)], [0.0, 1 / math.cos(angle)]], dtype=torch.float64)
-        turned = affine(x, about_centre(slant.expand(len(x), 2, 2), x), "zeros")
-        frames.append(on_levels(turned.clamp(0, 1), "nearest"))
+        frames.append(mapped(x, [[1.0, math.tan(angle)], [0.0, 1 / math.cos(angle)]]))  # the inverse of the shear
     return torch.stack(frames, 1)
