@@ -148,11 +148,12 @@ class Lab:
         Args:
             seed: counted from that of the setting.
             radius: factor of the recipe's epsilon.
-            **changes: keys of the recipe.
+            **changes: keys of the recipe; what is None stays as it is there.
         """
+        given = {key: value for key, value in changes.items() if value is not None}
         base = load_recipe(
             self.setting.recipe,
-            **{"best_by": "last", "threads": 1, **changes},
+            **{"best_by": "last", "threads": 1, **given},
             data=f"{self.setting.data}#train",
             seed=self.setting.seed + seed,
             device=self.setting.device,
