@@ -105,7 +105,7 @@ def _sorted(confidence: np.ndarray, correct: np.ndarray) -> tuple[np.ndarray, np
             "one confidence and one bool for each of one or more samples are allowed",
             "Give the probability of the predicted class, and whether it is the true one.",
         )
-    if not ((confidence >= 0) & (confidence <= 1)).all():
+    if not (confidence.min() >= 0 and confidence.max() <= 1):
         raise InvalidValue(
             f"confidences in [{confidence.min():.4g}, {confidence.max():.4g}] were given",
             "probabilities in [0, 1] are allowed",
@@ -118,6 +118,7 @@ def _sorted(confidence: np.ndarray, correct: np.ndarray) -> tuple[np.ndarray, np
     keys = np.ascontiguousarray(confidence).view(np.uint32) << np.uint32(1)
     keys |= correct
     keys.sort()
-    right = (keys & np.uint32(1)).astype(bool)
+    right = np.empty(len(keys), bool)
+    np.bitwise_and(keys, np.uint32(1), out=right, casting="unsafe")
     keys >>= np.uint32(1)
     return keys.view(np.float32), right
