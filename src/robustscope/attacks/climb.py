@@ -10,7 +10,7 @@ from torch import Tensor
 
 from robustscope.attacks.approach import approach, scout
 from robustscope.attacks.cards import ATTACKS
-from robustscope.attacks.descent import descend
+from robustscope.attacks.descent import Leave, descend
 from robustscope.attacks.estimates import Estimate, agreement, order_of
 from robustscope.attacks.prospects import look
 from robustscope.attacks.race import race
@@ -33,6 +33,14 @@ must be told from the noise."""
 DOUBT = 0.98
 """Correlation at two random points below which the gradient is looked at in earnest, see :meth:`Prospects.glance`."""
 
+HOPELESS, AS_EXPECTED = 1.0, 0.1
+"""A first descent is given up after its first step where the radius lacks so much, in radii, and the margin fell as
+expected, to within such a share."""
+
+BEHIND = {1: 0.25, 2: 0.1}
+"""After so many thirds of its steps, by how much of what the margin has fallen so far a descent towards another class may
+be behind the best point."""
+
 DEAF = 0.7
 """Share of twice the fall below which the margin counts as deaf to twice the radius."""
 
@@ -40,8 +48,11 @@ DEAF = 0.7
 class Climb:
     """The samples of one call, what is known of them, and the two ways to go on: a descent, or another attack."""
 
-    def __init__(self, model: Classifier, x: Tensor, y: Tensor, threat: ThreatModel, draws: Draws) -> None:
+    def __init__(
+        self, model: Classifier, x: Tensor, y: Tensor, threat: ThreatModel, draws: Draws, thorough: bool = False
+    ) -> None:
         self.model, self.x, self.y, self.threat, self.draws = model, x, y, threat, draws
+        self.thorough = thorough
         self.known, self.first = look(model, x, y, threat, draws)
 
     def descend(self, which: Tensor, ranks: Sequence[int], steps: int, start: str = "") -> None:
@@ -63,7 +74,34 @@ class Climb:
             else:
                 begin = x if rank else self.first[rows]
             goals = self.known.order[rows, rank]
-            self.known.add(rows, descend(self.model, x, self.y[rows], goals, threat, begin, steps))
+            leave = None if self.thorough else self._behind(rows, steps) if rank else self._hopeless(rows)
+            if start and not rank:
+                leave = None
+            self.known.add(rows, descend(self.model, x, self.y[rows], goals, threat, begin, steps, leave=leave))
+
+    def _hopeless(self, rows: Tensor) -> Leave:
+        """Tell when a first descent of the samples ``rows`` is given up: the margin fell as expected, which is too little."""
+        clean, expected, before = (of[rows] for of in (self.known.clean, self.known.expected, self.known.lowest))
+
+        def leave(step: int, part: Tensor, lowest: Tensor) -> Tensor:
+            lowest = torch.minimum(lowest, before[part])
+            fall = clean[part] - lowest
+            due = (fall - expected[part]).abs() <= AS_EXPECTED * expected[part]
+            return due & (lowest >= HOPELESS * fall) & (step == 1)
+
+        return leave
+
+    def _behind(self, rows: Tensor, steps: int) -> Leave:
+        """Tell when a descent of the samples ``rows`` towards another class is given up: the best point is far ahead."""
+        best, fall = self.known.lowest[rows], self.known.fall[rows]
+
+        def leave(step: int, part: Tensor, lowest: Tensor) -> Tensor:
+            thirds, over = divmod(3 * step, steps)
+            if over or thirds not in BEHIND:
+                return torch.zeros_like(part, dtype=torch.bool)
+            return lowest - best[part] > BEHIND[thirds] * fall[part]
+
+        return leave
 
     def race(self, which: Tensor) -> None:
         """Race towards all of the nearest classes, each from the same random point, and give up those that stay behind.

@@ -98,7 +98,7 @@ def ladder(
     """
     if not len(x):
         return AttackResult(x.clone(), torch.zeros_like(y), torch.zeros_like(y))
-    climb = Climb(model, x, y, threat, draws)
+    climb = Climb(model, x, y, threat, draws, thorough)
     known = climb.known
     every = torch.full_like(known.broken, thorough)
     climb.descend(~known.broken, (0,), 7)
