@@ -114,7 +114,8 @@ class Climb:
         for part in rows.split(self.model.batch_size) if len(rows) else ():
             x, threat = self.x[part], self.threat.select(part)
             start = balls.sample(threat, x, self.draws.select(part), "race")
-            known.add(part, race(self.model, x, self.y[part], known.order[part], threat, start, known.clean[part]))
+            margins = known.clean[part], known.lowest[part]
+            known.add(part, race(self.model, x, self.y[part], known.order[part], threat, start, *margins))
 
     def run(self, which: Tensor, name: str, scope: str = "", **parameters: Any) -> Tensor:
         """Run a registered attack on the samples ``which`` (bool).

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -34,13 +36,17 @@ SHORT = 0.7
 STIRRED = 0.08
 """Share of the clean margin by which ten queries of Square move it, one way or the other, where more of them may tell."""
 
+MOVED, KEPT = 0.8, 0.9
+"""Share of what the radius lacked after the first descent that the later ones may leave for other attacks to be worth
+their rows: the dear ones, and the cheaper ones."""
+
 FLAT = 15.0
 """What the radius lacks, in radii, from where on the gradient around ``x`` reaches nowhere and says nothing."""
 
 
 @register(
     "ladder",
-    version=6,
+    version=7,
     source="this project, docs/decisions/0006; several targets: Gowal et al., 2019, arXiv:1910.09338",
     bibtex=BIBTEX,
     norms=("linf", "l2", "l1"),
@@ -102,30 +108,40 @@ def ladder(
     known = climb.known
     every = torch.full_like(known.broken, thorough)
     climb.descend(~known.broken, (0,), 7)
+    first = known.lack
     climb.descend(every | known.near(0.3), (1, 2), 12)
     climb.descend(every | known.near(0.15) | (known.unsettled & known.near(0.3)), (0,), 20, "again")
     loose = known.unsettled | known.astray(0.5)
     climb.descend(every | known.near(0.12) | (loose & known.near(0.3)), (0, 1, 2), 30, "press")
     climb.follow(every | known.near(0.12), 20, classes=1, longest=0.3)
-    _vary(climb, every)
+    _vary(climb, every, first)
     _mistrust(climb, every)
     if search:
         _search(climb, every)
     return AttackResult(known.x_adv, known.forward, known.backward)
 
 
-def _vary(climb: Climb, every: Tensor) -> None:
+def _vary(climb: Climb, every: Tensor, first: Tensor) -> None:
     """Try other losses, starts and schedules on samples that lack a few percent of the radius.
 
-    What still breaks there lies in another basin: more descents of the same kind end where the others did. Where the
-    margin fell just as a linear model's, there is no other.
+    What still breaks there lies in another basin, and where there are others, the descents so far ended in some of them:
+    each lowered the margin further. Where they all left what the first one had left, ``first`` (B,), more will too. The
+    dear ones are spared where the margin fell just as a linear model's, too.
     """
     known = climb.known
-    bent = known.astray(0.01)
-    climb.run(every | (bent & known.near(0.05)), "apgd", "vary", loss="cross_entropy")
-    climb.run(every | (bent & known.near(0.05)), "apgd", "vary", loss="margin", restarts=2)
-    climb.run(every | (bent & known.near(0.03)), "nearest", "vary", steps=300)
-    climb.run(every | (bent & known.near(0.01)), "apgd", loss="margin", restarts=5)
+    moved, kept = (every | (known.lack <= share * first) for share in (MOVED, KEPT))
+    _polished(climb, moved & (every | known.near(0.1)), "apgd", "vary", loss="cross_entropy", steps=50)
+    bent = every | known.astray(0.01)
+    _polished(climb, bent & kept & (every | known.near(0.05)), "nearest", "vary", steps=150, stop_at_epsilon=True)
+    climb.run(bent & moved & (every | known.near(0.05)), "nearest", "vary", steps=300, stop_at_epsilon=True)
+    climb.run(bent & moved & (every | known.near(0.03)), "apgd", loss="margin", restarts=5)
+
+
+def _polished(climb: Climb, which: Tensor, name: str, scope: str, **parameters: Any) -> None:
+    """Run an attack on the samples ``which`` (bool), and follow its points further where they are better than the others."""
+    before = climb.known.lowest.clone()
+    climb.run(which, name, scope, **parameters)
+    climb.follow(which & (climb.known.lowest < before), 20, classes=1, longest=0.3)
 
 
 def _mistrust(climb: Climb, every: Tensor) -> None:
@@ -147,7 +163,7 @@ def _mistrust(climb: Climb, every: Tensor) -> None:
     close = every | known.near(2.5)
     climb.run(deaf & close, "fab_targeted", "boundary", num_targets=3, steps=50, stop_at_epsilon=True)
     if climb.threat.norm != "linf":
-        climb.run(deaf & (every | known.near(1.0)), "nearest", steps=1000)
+        climb.run(deaf & (every | known.near(1.0)), "nearest", steps=1000, stop_at_epsilon=True)
     flat = known.far(FLAT) | (known.far(4.0) & known.astray(0.1)) | (known.far(0.1) & (known.fall > 2 * known.expected))
     climb.race(every | flat)
     climb.run(every | (flat & (known.fall >= 0.1 * known.clean)), "apgd", "flat", loss="margin", steps=20)
