@@ -11,6 +11,7 @@ from robustscope.attacks.cards import register
 from robustscope.attacks.climb import Climb
 from robustscope.core.draws import Draws
 from robustscope.core.types import AttackResult, ThreatModel
+from robustscope.geometry.losses import LOSSES
 from robustscope.models.classifier import Classifier
 
 BIBTEX = """@inproceedings{croce2020reliable,
@@ -31,7 +32,8 @@ DEAF_UP_TO = 8.0
 """What the radius may lack, in radii, for a sample to be asked whether its margin falls further at twice of it."""
 
 SHORT = 0.7
-"""Share of the expected fall below which FAB is asked in l2 and l1 too, where the margin is not deaf."""
+"""Share of the expected fall below which FAB is asked in l2 and l1 too, where the margin is not deaf, and Square is given more
+than ten queries even where those move nothing."""
 
 STIRRED = 0.08
 """Share of the clean margin by which ten queries of Square move it, one way or the other, where more of them may tell."""
@@ -164,8 +166,11 @@ def _mistrust(climb: Climb, every: Tensor) -> None:
     climb.run(deaf & close, "fab_targeted", "boundary", num_targets=3, steps=50, stop_at_epsilon=True)
     if climb.threat.norm != "linf":
         climb.run(deaf & (every | known.near(1.0)), "nearest", steps=1000, stop_at_epsilon=True)
-    flat = known.far(FLAT) | (known.far(4.0) & known.astray(0.1)) | (known.far(0.1) & (known.fall > 2 * known.expected))
+    lost = known.far(FLAT)
+    flat = lost | (known.far(4.0) & known.astray(0.1)) | (known.far(0.1) & (known.fall > 2 * known.expected))
     climb.race(every | flat)
+    ratio = "dlr" if climb.model.classes(climb.x) >= LOSSES["dlr"].classes else "margin"
+    climb.run(every | lost, "apgd", "ratio", loss=ratio, steps=5)
     climb.run(every | (flat & (known.fall >= 0.1 * known.clean)), "apgd", "flat", loss="margin", steps=20)
 
 
@@ -178,17 +183,19 @@ def _search(climb: Climb, every: Tensor) -> None:
     is hidden from a gradient shows there. Samples of which neither gradients nor scores tell anything are searched from
     the other side of the boundary.
     """
-    known = climb.known
+    known, before_scores = climb.known, climb.known.lowest.clone()
     fall, odd = known.fall, known.odd(0.05)
     still = ~known.broken & (fall < 0.01 * known.clean)
     asked = every | (odd & (known.near(0.6) | still)) | known.astray(0.5)
     by_scores = climb.run(asked, "square", queries=10)
+    # What is near although the gradient promised more is hidden from it, and ten queries may miss it too.
+    short = known.near(0.3) & (fall < SHORT * known.expected)
     stirred = every | (by_scores.abs() >= STIRRED * known.clean)
     by_scores = torch.maximum(by_scores, climb.run(asked & stirred, "square", queries=50))
     flat = asked & (torch.maximum(fall, by_scores) < 0.01 * known.clean)
     # A gradient that 50 queries outdo is no guide, even where scores alone would not get there.
     beaten = (by_scores >= fall) & (by_scores >= 0.01 * known.clean)
-    asked &= every | (known.clean <= 2.8 * by_scores) | (known.near(0.1) & (known.clean <= 5.0 * by_scores))
+    asked &= every | (known.clean <= 2.8 * by_scores) | (known.near(0.1) & (known.clean <= 5.0 * by_scores)) | short
     doubted = ((asked | still) & odd & ~flat) | (known.odd(0.15) & known.near(2.0)) | (beaten & known.astray(0.5))
     told = climb.agreement(climb.doubtful(doubted | known.near(0.3) | (odd & known.near(0.7))))
     misled = (told < MISLED) & (every | known.near(2.0) | (by_scores >= 0.02 * known.clean))
@@ -203,6 +210,7 @@ def _search(climb: Climb, every: Tensor) -> None:
     before, by_scores = by_scores, climb.run(asked, "square", queries=1000)
     rising = by_scores - before >= 0.75 * (known.clean - by_scores)
     climb.run(asked & (every | (rising & (known.clean <= 1.25 * by_scores))), "square")
+    climb.follow(known.near(0.1) & (known.lowest < before_scores), 20, classes=1, longest=0.3)
     _surround(climb, flat, every)
 
 
