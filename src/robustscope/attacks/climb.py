@@ -46,7 +46,12 @@ DEAF = 0.7
 
 
 class Climb:
-    """The samples of one call, what is known of them, and the two ways to go on: a descent, or another attack."""
+    """The samples of one call, what is known of them, and the ways to go on: descents, a race, or another attack.
+
+    Args:
+        model, x, y, threat, draws: as an attack has them.
+        thorough: make every descent to its end.
+    """
 
     def __init__(
         self, model: Classifier, x: Tensor, y: Tensor, threat: ThreatModel, draws: Draws, thorough: bool = False
@@ -57,6 +62,9 @@ class Climb:
 
     def descend(self, which: Tensor, ranks: Sequence[int], steps: int, start: str = "") -> None:
         """Descend towards the classes of these ranks, one after the other, from ``x`` or from random points.
+
+        Unless the climb is thorough, a descent from the linear optimum of rank 0 may be hopeless, and those towards the
+        others fall behind; both are then given up.
 
         Args:
             which: bool (B,), samples to attack.
@@ -74,9 +82,8 @@ class Climb:
             else:
                 begin = x if rank else self.first[rows]
             goals = self.known.order[rows, rank]
-            leave = None if self.thorough else self._behind(rows, steps) if rank else self._hopeless(rows)
-            if start and not rank:
-                leave = None
+            leave = self._behind(rows, steps) if rank else None if start else self._hopeless(rows)
+            leave = None if self.thorough else leave
             self.known.add(rows, descend(self.model, x, self.y[rows], goals, threat, begin, steps, leave=leave))
 
     def _hopeless(self, rows: Tensor) -> Leave:

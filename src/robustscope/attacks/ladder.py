@@ -77,7 +77,9 @@ def ladder(
     One look at the gradients towards the nearest classes tells how far the margin would fall if the model were linear.
     Short descents of Z_t - Z_y from there break nearly all that can be broken. What they leave is judged by three
     figures: what the radius lacks (the margin left over the margin fallen), whether the fall is the expected one, and
-    whether the margin still moved at the end. Samples that are near go on to more classes, random starts and Auto-PGD.
+    whether the margin still moved at the end. Samples that are near go on to more classes and random starts, and where those
+    lowered the margin further, to Auto-PGD and ``nearest``. A descent that falls as expected and far too little, or that
+    stays behind those before it, is given up.
     Two cases in which the radius seems to lack more than it does are attacked otherwise: FAB where the margin falls no
     further at twice the radius, and after it in l2 and l1 ``nearest``; a race towards all near classes, on the
     difference-of-logits ratio, where the margin hardly falls at all. Samples that behave oddly are also searched by
@@ -127,8 +129,8 @@ def _vary(climb: Climb, every: Tensor, first: Tensor) -> None:
     """Try other losses, starts and schedules on samples that lack a few percent of the radius.
 
     What still breaks there lies in another basin, and where there are others, the descents so far ended in some of them:
-    each lowered the margin further. Where they all left what the first one had left, ``first`` (B,), more will too. The
-    dear ones are spared where the margin fell just as a linear model's, too.
+    each lowered the margin further. Where the radius lacks what it lacked after the first one, ``first`` (B,), it will
+    after more of them; and where the margin fell just as a linear model's, there is no other basin.
     """
     known = climb.known
     moved, kept = (every | (known.lack <= share * first) for share in (MOVED, KEPT))
@@ -177,13 +179,14 @@ def _mistrust(climb: Climb, every: Tensor) -> None:
 def _search(climb: Climb, every: Tensor) -> None:
     """Search by scores where gradients may mislead, and go on as far as what scores lack leaves room for a success.
 
-    Ten queries tell where scores alone move nothing. Where gradients are a guide, 50 and 300 queries of Square lower the margin by about a fifth and two fifths of what
-    the descents did, less than half of what even a sample at the boundary needs; where they are not, by as much as the
-    descents or more. Samples that come near just as their gradient says get a glance at a few points beside the way: what
+    Ten queries tell where scores alone move nothing. Where gradients are a guide, 50 and 300 queries of Square lower the
+    margin by about a fifth and two fifths of what the descents did, less than half of what even a sample at the boundary
+    needs; where they are not, by as much as the descents or more. What Square leaves below the descents is followed along
+    the gradient. Samples that come near just as their gradient says get a glance at a few points beside the way: what
     is hidden from a gradient shows there. Samples of which neither gradients nor scores tell anything are searched from
     the other side of the boundary.
     """
-    known, before_scores = climb.known, climb.known.lowest.clone()
+    known, by_gradients = climb.known, climb.known.lowest.clone()
     fall, odd = known.fall, known.odd(0.05)
     still = ~known.broken & (fall < 0.01 * known.clean)
     asked = every | (odd & (known.near(0.6) | still)) | known.astray(0.5)
@@ -210,7 +213,7 @@ def _search(climb: Climb, every: Tensor) -> None:
     before, by_scores = by_scores, climb.run(asked, "square", queries=1000)
     rising = by_scores - before >= 0.75 * (known.clean - by_scores)
     climb.run(asked & (every | (rising & (known.clean <= 1.25 * by_scores))), "square")
-    climb.follow(known.near(0.1) & (known.lowest < before_scores), 20, classes=1, longest=0.3)
+    climb.follow(known.near(0.1) & (known.lowest < by_gradients), 20, classes=1, longest=0.3)
     _surround(climb, flat, every)
 
 
