@@ -33,9 +33,9 @@ must be told from the noise."""
 DOUBT = 0.98
 """Correlation at two random points below which the gradient is looked at in earnest, see :meth:`Prospects.glance`."""
 
-HOPELESS, AS_EXPECTED = 1.0, 0.1
-"""A first descent is given up after its first step where the radius lacks so much, in radii, and the margin fell as
-expected, to within such a share."""
+HOPELESS, AS_EXPECTED, SETTLED = 1.0, 0.1, 0.8
+"""A first descent is given up after its first step where the radius lacks so much, in radii, the margin fell as expected, to
+within such a share, and that step left such a share of what the radius lacked before it."""
 
 BEHIND = {1: 0.25, 2: 0.1}
 """After so many thirds of its steps, by how much of what the margin has fallen so far a descent towards another class may
@@ -88,13 +88,14 @@ class Climb:
 
     def _hopeless(self, rows: Tensor) -> Leave:
         """Tell when a first descent of the samples ``rows`` is given up: the margin fell as expected, which is too little."""
-        clean, expected, before = (of[rows] for of in (self.known.clean, self.known.expected, self.known.lowest))
+        clean, expected, first = (of[rows] for of in (self.known.clean, self.known.expected, self.known.lowest))
 
         def leave(step: int, part: Tensor, lowest: Tensor) -> Tensor:
-            lowest = torch.minimum(lowest, before[part])
+            before, lowest = first[part], torch.minimum(lowest, first[part])
             fall = clean[part] - lowest
             due = (fall - expected[part]).abs() <= AS_EXPECTED * expected[part]
-            return due & (lowest >= HOPELESS * fall) & (step == 1)
+            settled = lowest * (clean[part] - before) >= SETTLED * before * fall
+            return due & settled & (lowest >= HOPELESS * fall) & (step == 1)
 
         return leave
 
