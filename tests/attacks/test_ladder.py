@@ -214,6 +214,16 @@ def test_a_race_finds_the_class_that_rises_beyond_a_ledge():
         assert back.tolist() == [9 + 1] * 4
 
 
+def test_a_race_goes_on_only_below_what_other_descents_left():
+    x, y, order = torch.full((1, 1, 4, 4), 0.5), torch.zeros(1, dtype=torch.int64), torch.ones(1, 1, dtype=torch.int64)
+    model = Classifier(Pull(9.0).eval())  # 40 at x, of which the radius takes 6.4: more than 0.8 of it stays
+    clean, left = torch.tensor([40.0]), 40 - 6.4
+    for known, steps in ((left, 2), (left / 0.98, 4), (40.0, 4)):
+        found = race(model, x, y, order, ThreatModel("linf", 0.1), x, clean, torch.tensor([known]))
+        assert torch.allclose(found.lowest, torch.tensor(left))
+        assert found.forward.tolist() == [1 + steps], "after two steps, or at 0.8 of the clean margin after four"
+
+
 def test_a_race_without_a_gradient_costs_its_start():
     x, y = torch.full((3, 1, 8, 8), 0.2), torch.zeros(3, dtype=torch.int64)
     model, threat = Classifier(Constant().eval()), ThreatModel("linf", 0.1)
