@@ -11,9 +11,12 @@ import re
 import sys
 from collections.abc import Mapping
 from pathlib import Path
+from typing import get_args
 
 from robustscope.attacks import ATTACKS, AttackCard
 from robustscope.certify import CERTIFIERS
+from robustscope.claims import CLAIMS, ClaimCard
+from robustscope.claims.cards import Topic
 from robustscope.contracts import checks_for
 from robustscope.contracts.explained import sections
 from robustscope.core.registry import Card, Registry
@@ -24,6 +27,8 @@ from robustscope.probes.why import WHY, WhyCard
 from robustscope.training import OBJECTIVES, ObjectiveCard
 
 FOLDER = Path(__file__).resolve().parent / "methods"
+CLAIMS_PAGE = FOLDER.parent / "claims.md"
+MARKS = "<!-- claims: written by docs/generate_methods.py -->\n", "<!-- end of claims -->"
 _NOTE = "<!-- Written by docs/generate_methods.py from the card and docstring of the method. Edit those instead. -->"
 KINDS: dict[str, Registry] = {
     "Attacks": ATTACKS,
@@ -33,6 +38,7 @@ KINDS: dict[str, Registry] = {
     "Corruptions": CORRUPTIONS,
     "Causes of robustness": WHY,
     "Training objectives": OBJECTIVES,
+    "Claims": CLAIMS,
 }
 SAID = {
     "access": "Needs of the model",
@@ -48,6 +54,11 @@ SAID = {
     "severities": "Severities",
     "inputs": "Inputs",
     "kind": "Kind",
+    "topic": "Topic",
+    "data": "Data",
+    "recipe": "Recipe",
+    "cause": "Networks differ in",
+    "full_recipe": "Recipe of the full protocol",
 }
 """Facts of cards that are shown as they are."""
 _NAME = re.compile(r"^ {4}([a-z_][a-z_0-9]*(?:, [a-z_][a-z_0-9]*)*): (.*)$")
@@ -92,7 +103,8 @@ def cell(text: str) -> str:
 
 def known_as(card: Card) -> str:
     """Return the name of a method among methods of all kinds: an objective often has the name of its attack."""
-    return f"train-{card.name}" if isinstance(card, ObjectiveCard) else card.name
+    prefix = {ObjectiveCard: "train-", ClaimCard: "claim-"}.get(type(card), "")
+    return f"{prefix}{card.name}"
 
 
 def facts(card: Card) -> str:
@@ -150,6 +162,12 @@ def page(card: Card) -> str:
         blocks.append("None.")
     if isinstance(card, WhyCard):
         blocks += ["## What it returns", found(card)]
+    if isinstance(card, ClaimCard):
+        blocks[2:2] = [
+            f"**Finding.** {escape(flat(card.finding))}",
+            f"**Tested here.** {escape(flat(card.hypothesis))}",
+        ]
+        blocks += ["## Rules of the verdict", rules(card), "## Caveats", prose(card.caveats)]
     for title in ("Returns", "Departures"):
         if parts.get(title, "").strip():
             blocks += [f"## {title}", prose(parts[title])]
@@ -170,6 +188,33 @@ def found(card: WhyCard) -> str:
     ]
     head = ["| Name | Of each | Meaning | In robust models | Free of logits' | No number where |"]
     return "\n".join([*head, "| --- | --- | --- | --- | --- | --- |", *rows])
+
+
+def rules(card: ClaimCard) -> str:
+    """Return the table of a claim's rules."""
+    rows = [f"| {cell(rule.effect)} | {cell(rule.meaning)} | {cell(rule.words())} |" for rule in card.rules]
+    return "\n".join(["| Effect | Unit | Rule |", "| --- | --- | --- |", *rows])
+
+
+def claims() -> str:
+    """Return the list of all claims, by topic."""
+    blocks = []
+    for topic in dict.fromkeys(get_args(Topic)):
+        rows = [
+            f"| [{card.name}](methods/{known_as(card)}.md) | {cell(card.finding)} | {cell(card.source)} |"
+            for card in CLAIMS
+            if card.topic == topic
+        ]
+        if rows:
+            head = ["| Claim | Finding | Source |", "| --- | --- | --- |"]
+            blocks += [f"### {topic.capitalize()}", "\n".join([*head, *rows])]
+    return "\n\n".join(blocks) + "\n"
+
+
+def with_claims(text: str) -> str:
+    """Return a page with the list of claims between its marks."""
+    before, _, rest = text.partition(MARKS[0])
+    return before + MARKS[0] + "\n" + claims() + "\n" + MARKS[1] + rest.partition(MARKS[1])[2]
 
 
 def index() -> str:
@@ -213,6 +258,7 @@ def main(arguments: list[str]) -> int:
             path.unlink()
     for name, text in wanted.items():
         (FOLDER / name).write_text(text, encoding="utf-8")
+    CLAIMS_PAGE.write_text(with_claims(CLAIMS_PAGE.read_text(encoding="utf-8")), encoding="utf-8")
     sys.stdout.write(f"wrote {len(wanted)} pages\n")
     return 0
 

@@ -391,6 +391,7 @@ OPTIONS = {
     "limits": "--against --norm --epsilons --classes --samples --seed --json",
     "study": "--data --out --threat --samples --seed --probes --full --pictures --evaluated --properties --given --workers "
     "--quiet --json MODEL",
+    "claims": "list run atlas",
     "cite": "BibTeX",
     "doctor": "--samples --seed --mean --std --bounds --json",
     "demo": "--out --workers --quiet --json",

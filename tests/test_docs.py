@@ -159,6 +159,7 @@ PAGES_THAT_RUN = [
             "masks",
             "limits",
             "causes",
+            "claims",
         )
     ),
 ]
@@ -297,6 +298,11 @@ def generator():
 
 def test_method_pages_are_up_to_date():
     assert generator().stale() == [], "run: python docs/generate_methods.py"
+
+
+def test_the_list_of_claims_is_up_to_date():
+    text = read("docs/claims.md")
+    assert generator().with_claims(text) == text, "run: python docs/generate_methods.py"
 
 
 def test_stale_method_pages_are_found(tmp_path):

@@ -24,6 +24,7 @@ WITHOUT_TORCH = ("analyses", "reports")
 METHOD_ROOMS = {
     "attacks": "ATTACKS",
     "certify": "CERTIFIERS",
+    "claims": "CLAIMS",
     "corruptions": "CORRUPTIONS",
     "defenses": "DEFENSES",
     "estimates": "ESTIMATES",
@@ -75,6 +76,7 @@ HELPERS = {
         "relaxations",
         "slopes",
     },
+    "claims": {"cards", "effects", "lab", "run"},
     "corruptions": {
         "cards",
         "colours",

@@ -5,7 +5,7 @@ import dataclasses
 import pytest
 import torch
 
-from robustscope.core.errors import InvalidValue, ModelError
+from robustscope.core.errors import BadFile, InvalidValue, ModelError
 from robustscope.data.arrays import from_tensors
 from robustscope.models.loading import load_model
 from robustscope.training import OBJECTIVES, Recipe, train
@@ -90,6 +90,18 @@ def test_what_is_written_is_evaluated_as_it_is(tmp_path):
     assert {"recipe.json", "history.csv", "checkpoint.pt", "model.json", "model.safetensors"} <= {
         path.name for path in tmp_path.iterdir()
     }
+
+
+def test_a_training_starts_from_a_card_as_its_loader_reads_it(tmp_path):
+    first = train(dataclasses.replace(RECIPE, epochs=1, mean=(0.5,), std=(0.25,)), tmp_path)
+    onward = dataclasses.replace(RECIPE, epochs=1, average="none", learning_rate=0.0, model=str(first.card))
+    kept = train(dataclasses.replace(onward, mean=(0.5,), std=(0.25,)))
+    assert same(weights(first.module), weights(kept.module))
+    with pytest.raises(InvalidValue, match="trained behind"):  # the weights know another scale
+        train(onward)
+    (tmp_path / "model.safetensors").write_bytes((tmp_path / "model.safetensors").read_bytes()[:-4] + b"\0\0\0\0")
+    with pytest.raises(BadFile, match="SHA-256"):
+        train(dataclasses.replace(onward, mean=(0.5,), std=(0.25,)))
 
 
 def test_the_best_epoch_is_kept_and_patience_ends_the_training():

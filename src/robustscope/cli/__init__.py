@@ -25,6 +25,7 @@ COMMANDS = (
     "doctor",
     "limits",
     "study",
+    "claims",
     "list",
     "check",
     "cite",
@@ -44,7 +45,10 @@ def build() -> App:
     )
     for name in COMMANDS:
         module = import_module(f"robustscope.cli.{name}_command")
-        app.command(module.command, name=name, usage=getattr(module, "USAGE", None))
+        if isinstance(module.command, App):
+            app.command(module.command)
+        else:
+            app.command(module.command, name=name, usage=getattr(module, "USAGE", None))
     app.register_install_completion_command()
     return app
 

@@ -26,6 +26,7 @@ def command(
     from robustscope import __version__
     from robustscope.attacks import ATTACKS
     from robustscope.certify import CERTIFIERS
+    from robustscope.claims import CLAIMS
     from robustscope.corruptions import CORRUPTIONS
     from robustscope.corruptions.sequences import SEQUENCES
     from robustscope.estimates import ESTIMATES
@@ -37,7 +38,7 @@ def command(
 
     registries = (PROBES, WHY, SEQUENCES, CORRUPTIONS, LIMITS, ESTIMATES, CERTIFIERS, ATTACKS)
     known: dict[str, Card] = {card.name: card for registry in registries for card in registry}
-    known |= {f"train-{card.name}": card for card in OBJECTIVES}
+    known |= {f"train-{card.name}": card for card in OBJECTIVES} | {f"claim-{card.name}": card for card in CLAIMS}
     names: list[str] = []
     sources: dict[str, None] = {}
     for item in what:

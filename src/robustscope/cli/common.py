@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+import tomllib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
@@ -95,6 +96,35 @@ def build_config(
     from robustscope.runs.plan import attack_specs
 
     return Config(tuple(models), data, tuple(threats), attack_specs(attacks), settings)
+
+
+def settings_of(texts: Sequence[str], base: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """Read "key=value" or "table.key=value", each from --set; the value is TOML, or a bare text.
+
+    Args:
+        texts: as they were given, a later one overruling earlier ones.
+        base: what they overrule.
+
+    Raises:
+        InvalidValue: for another form.
+    """
+    found = dict(base or {})
+    for text in texts:
+        name, equals, value = text.partition("=")
+        if not equals or not name.strip():
+            raise InvalidValue(
+                f"--set {text!r} was given", "KEY=VALUE is allowed", "Write e.g. --set learning_rate=0.05."
+            )
+        try:
+            parsed = tomllib.loads(f"value = {value}")["value"]
+        except tomllib.TOMLDecodeError:
+            parsed = value.strip()
+        *tables, key = name.strip().split(".")
+        place = found
+        for table in tables:
+            place = place.setdefault(table, {})
+        place[key] = parsed
+    return found
 
 
 FEW_ROWS = 50_000

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import tomllib
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
 
-from robustscope.cli.common import Bar, Json, Quiet, Whole, emit, err, out
-from robustscope.core.errors import InvalidValue
+from robustscope.cli.common import Bar, Json, Quiet, Whole, emit, err, out, settings_of
 
 if TYPE_CHECKING:
     from robustscope.training import Recipe, Trained
@@ -63,9 +61,7 @@ def command(
     from robustscope.training.trackers import open_tracker
 
     given = {"data": data, "objective": objective, "model": model, "threat": threat, "epochs": epochs, "seed": seed}
-    changes: dict[str, Any] = {key: value for key, value in {**given, "device": device}.items() if value is not None}
-    for text in set_:
-        _set(changes, text)
+    changes = settings_of(set_, {key: value for key, value in {**given, "device": device}.items() if value is not None})
     base = load_recipe(recipe, **changes) if recipe is not None else build(Recipe, changes, "")
     if epsilon is not None:
         base = _with_epsilon(base, epsilon)
@@ -87,25 +83,6 @@ def command(
         if rank():
             return 0
     return present(base, trained, out_, json=json)
-
-
-def _set(changes: dict[str, Any], text: str) -> None:
-    """Put "key=value" or "table.key=value" into the changes; the value is TOML, or a bare text.
-
-    Raises:
-        InvalidValue: for another form.
-    """
-    name, equals, value = text.partition("=")
-    if not equals or not name.strip():
-        raise InvalidValue(f"--set {text!r} was given", "KEY=VALUE is allowed", "Write e.g. --set learning_rate=0.05.")
-    try:
-        parsed = tomllib.loads(f"value = {value}")["value"]
-    except tomllib.TOMLDecodeError:
-        parsed = value.strip()
-    *tables, key = name.strip().split(".")
-    for table in tables:
-        changes = changes.setdefault(table, {})
-    changes[key] = parsed
 
 
 def _with_epsilon(recipe: Recipe, epsilon: str) -> Recipe:

@@ -28,6 +28,7 @@ from torch import Tensor
 from robustscope import __version__
 from robustscope.core.errors import BadFile, InvalidValue, did_you_mean
 from robustscope.core.files import read_json, write_atomically, write_json
+from robustscope.core.threads import torch_threads
 from robustscope.corruptions import CORRUPTIONS, SUITES
 from robustscope.corruptions.tables import Constants, Rounding, benchmark
 from robustscope.data.base import Dataset
@@ -36,7 +37,7 @@ from robustscope.data.pictures import decode, encode, pillow
 from robustscope.data.selection import select
 from robustscope.data.sources.folder import SPLITS
 from robustscope.runs.corruption_suites import BENCHMARKS, check_pictures, corrupted
-from robustscope.runs.engines.local import end_with, in_processes, torch_threads
+from robustscope.runs.engines.local import end_with, in_processes
 
 ROWS, VALUES = 64, 2_000_000
 """Samples, and values, that are corrupted together at most."""

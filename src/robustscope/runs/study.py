@@ -24,6 +24,7 @@ from safetensors.numpy import save
 from robustscope.core.draws import Draws
 from robustscope.core.errors import InvalidValue, StoreError, explain
 from robustscope.core.files import write_atomically, write_json
+from robustscope.core.threads import torch_threads
 from robustscope.core.threats import parse_threat
 from robustscope.core.types import ThreatModel
 from robustscope.data.base import Dataset
@@ -33,7 +34,7 @@ from robustscope.models.loading import load_model
 from robustscope.probes.why import WHY, Findings, WhyCard
 from robustscope.probes.why.compose import investigate
 from robustscope.runs.corrupted import claim_folder
-from robustscope.runs.engines.local import end_with, in_processes, torch_threads
+from robustscope.runs.engines.local import end_with, in_processes
 from robustscope.runs.studied import SHARE, part_path, pictures_path
 
 ALWAYS = "confidence"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import torch
 from torch import Tensor
 
@@ -10,6 +12,8 @@ from robustscope.certify.graph import Graph, live
 from robustscope.certify.margins import margin_forms
 from robustscope.certify.region import Region
 from robustscope.core.types import ThreatModel
+from robustscope.geometry.losses import cross_entropy
+from robustscope.training.cards import Term
 from robustscope.training.network import Network
 from robustscope.training.schedules import ramp
 
@@ -49,6 +53,34 @@ def live_graph(network: Network, x: Tensor) -> Graph:
     """Return the graph of a network in training, normalisation included; see :func:`robustscope.certify.graph.live`."""
     with network.judged() as model:
         return live(model, x)
+
+
+def against_bounds(
+    network: Network, x: Tensor, y: Tensor, threat: ThreatModel, *, clean_share: float, line_share: float = 0.0
+) -> Iterator[Term]:
+    """Yield the loss of certified training: k J(z) + (1 - k) J(z_worst), with what is certified as a note.
+
+    Args:
+        network: the network in training; of layers that ``certify`` knows.
+        x: (B, *S), clean inputs.
+        y: int64 (B,), true classes.
+        threat: norm, radius, bounds.
+        clean_share: k, weight of the clean loss; at 1 no bounds are asked for.
+        line_share: weight of CROWN's margins beside those of intervals; at 0 they are not asked for.
+
+    Raises:
+        InvalidValue: for a network that cannot be traced, naming the layer.
+    """
+    clean = cross_entropy(network.logits(x), y)
+    if clean_share == 1.0:
+        yield Term(clean)
+        return
+    bounded = Margins(network, x, y, threat)
+    margins = bounded.by_intervals()
+    if line_share > 0:
+        margins = line_share * bounded.by_lines() + (1 - line_share) * margins
+    notes = {"certified": (margins.detach().amin(1) > 0).to(x)}
+    yield Term(clean_share * clean + (1 - clean_share) * worst_cross_entropy(margins), notes=notes)
 
 
 def worst_cross_entropy(margins: Tensor) -> Tensor:

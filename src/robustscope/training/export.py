@@ -14,13 +14,13 @@ from torch import nn
 
 from robustscope import __version__
 from robustscope.core.draws import key
-from robustscope.core.errors import InvalidType
+from robustscope.core.errors import InvalidType, InvalidValue
 from robustscope.core.files import write_atomically, write_json, write_text
 from robustscope.core.types import ThreatModel
 from robustscope.data.base import Dataset
-from robustscope.models.cards import build_card, read_card, save_model
+from robustscope.models.cards import read_card, save_model
 from robustscope.models.layers import build
-from robustscope.models.weights import read_safetensors
+from robustscope.models.loaders.card_file import load_card
 from robustscope.models.zoo import ARCHITECTURES
 from robustscope.training.checkpoints import history_csv
 from robustscope.training.recipe import Recipe
@@ -61,10 +61,15 @@ def architecture(recipe: Recipe, data: Dataset, module: nn.Module | None) -> Arc
             )
         return Architecture(module, None, data.shape, data.class_names)
     if recipe.model.endswith(".json"):
-        card = read_card(recipe.model)
-        tensors = read_safetensors(Path(recipe.model).with_name(card.get("weights", {}).get("file", "")))
-        made, _ = build_card(card, tensors, Path(recipe.model).name)
-        return Architecture(made, card["layers"], data.shape, data.class_names)
+        source = load_card(recipe.model, None)
+        if (source.mean, source.std) != (recipe.mean, recipe.std):
+            raise InvalidValue(
+                f"mean={recipe.mean} and std={recipe.std} were given for {Path(recipe.model).name!r}, which was trained "
+                f"behind mean={source.mean} and std={source.std}",
+                "the normalisation that the weights know is allowed",
+                "Copy mean and std of the card into the recipe.",
+            )
+        return Architecture(source.module, read_card(recipe.model)["layers"], data.shape, data.class_names)
     card = ARCHITECTURES[recipe.model]
     layers = card.function(data.shape, data.num_classes, **card.resolve(recipe.model_parameters))
     torch.manual_seed(key(recipe.seed, "train", "weights", 0))

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from robustscope.core.draws import Draws, key, permutation
 from robustscope.core.errors import ModelError
 from robustscope.core.forms import to_dict
+from robustscope.core.threads import torch_threads
 from robustscope.core.types import ThreatModel
 from robustscope.data.base import Dataset
 from robustscope.models.randomness import kept_randomness
@@ -80,13 +81,8 @@ def train(
         >>> sorted(train(recipe).history[0])[:3]
         ['alignment', 'attempt', 'backward']
     """
-    threads = torch.get_num_threads()
-    try:
-        torch.set_num_threads(recipe.threads or threads)
-        with kept_randomness():
-            return Training(recipe, out, data, module, trackers, progress, given).run()
-    finally:
-        torch.set_num_threads(threads)
+    with torch_threads(recipe.threads), kept_randomness():
+        return Training(recipe, out, data, module, trackers, progress, given).run()
 
 
 class Training:
@@ -191,7 +187,7 @@ class Training:
         done = (self.epoch + within) / self.recipe.epochs
         for group in self.optimizer.param_groups:
             group["lr"] = self.recipe.learning_rate * self.rate(done) * 0.5**self.attempt
-        threat = self.threat.scaled(ramp(self.recipe.epsilon_ramp)(done))
+        threat = self._threat(done)
         torch.manual_seed(key(self.recipe.seed, name, f"layers/{distributed.rank()}", batch))  # dropout and its like
         mine = distributed.part(len(ids))
         x, y = self.samples.read(ids[mine])
@@ -218,6 +214,10 @@ class Training:
             for note, values in term.notes.items():
                 self.notes[note] = self.notes.get(note, 0.0) + values.double().sum()
         return total / updates
+
+    def _threat(self, done: float) -> ThreatModel:
+        """Return the threat model when so much of the training is done."""
+        return self.threat.scaled(ramp(self.recipe.epsilon_ramp)(done))
 
     def _descend(self, term: Term, count: int) -> None:
         """Send a loss backward, and update the weights if it asks for that."""
@@ -291,9 +291,7 @@ class Training:
             "epoch": self.epoch + 1,
             "attempt": self.attempt,
             "learning_rate": self.optimizer.param_groups[0]["lr"],
-            "epsilon": self.threat.scaled(
-                ramp(self.recipe.epsilon_ramp)((self.epoch + 1) / self.recipe.epochs)
-            ).epsilon,
+            "epsilon": self._threat((self.epoch + 1) / self.recipe.epochs).epsilon,
             "loss": loss,
             **now.row(),
             "forward": passes.forward,

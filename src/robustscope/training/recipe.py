@@ -1,4 +1,4 @@
-"""What a training is: one dataclass behind the TOML file, the command line and Python. No torch here."""
+"""What a training is: one dataclass behind the TOML file, the command line and Python."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from typing import Any
 
 from robustscope.core.errors import InvalidValue, UnknownName, did_you_mean
 from robustscope.core.forms import build, conform, read_toml, to_dict
+from robustscope.training.augment import AUGMENTATIONS
 from robustscope.training.schedules import SCHEDULES
 
 ALARMS = ("warn", "stop", "rollback")
@@ -167,8 +168,8 @@ class Recipe:
                     f"{name}={value!r} was given", f"one of {allowed} is allowed", did_you_mean(value, allowed)
                 )
         for name in self.augment:
-            if name not in ("flip", "crop", "cutout"):
-                raise UnknownName(f"augment={name!r} was given", "", did_you_mean(name, ("flip", "crop", "cutout")))
+            if name not in AUGMENTATIONS:
+                raise UnknownName(f"augment={name!r} was given", "", did_you_mean(name, AUGMENTATIONS))
         least = {"epochs": 1, "batch_size": 1, "validation_steps": 1, "patience": 0, "alarm_every": 0, "threads": 0}
         for name, low in least.items():
             if getattr(self, name) < low:

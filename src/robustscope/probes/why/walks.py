@@ -124,8 +124,13 @@ def nearest_error(model: Classifier, x: Tensor, y: Tensor, *, steps: int, rivals
         rows, point = rows[~gone], point[~gone]
     reached = (found == 1.0).nonzero()[:, 0]
     if len(reached):
-        near = _halve(model, x[reached], y[reached], errors[reached], halvings)
-        found[reached] = balls.distance("l2", x[reached], near).to(x.dtype)
+        start, end = x[reached], errors[reached]
+
+        def between(share: Tensor) -> Tensor:
+            return torch.lerp(start, end, share.reshape(-1, *([1] * (x.dim() - 1))))
+
+        share = halve(model, y[reached], between, x.new_zeros(len(reached)), x.new_ones(len(reached)), halvings)
+        found[reached] = balls.distance("l2", start, between(share)).to(x.dtype)
     return found
 
 
@@ -140,15 +145,21 @@ def _step(model: Classifier, x: Tensor, y: Tensor, others: Tensor, point: Tensor
     return (x + OVERSHOOT * (point + step - x)).clamp(*model.bounds)
 
 
-def _halve(model: Classifier, x: Tensor, y: Tensor, far: Tensor, halvings: int) -> Tensor:
-    """Return errors on the way from ``x`` to ``far``, as near as halving it finds them."""
-    low, high = x.new_zeros(len(x)), x.new_ones(len(x))
+def halve(
+    model: Classifier, y: Tensor, at: Callable[[Tensor], Tensor], low: Tensor, high: Tensor, halvings: int
+) -> Tensor:
+    """Return how far along a way there is an error, as little as halving finds: (B,), from ``low`` to ``high``.
+
+    Args:
+        model: the classifier.
+        y: int64 (B,), true classes.
+        at: shares of the way (B,) -> inputs (B, *S).
+        low: (B,), where there is no error.
+        high: (B,), where there is one.
+        halvings: >= 0.
+    """
     for _ in range(halvings):
         middle = (low + high) / 2
-        wrong = is_adversarial(model.logits(_between(x, far, middle)), y)
+        wrong = is_adversarial(model.logits(at(middle)), y)
         high, low = torch.where(wrong, middle, high), torch.where(wrong, low, middle)
-    return _between(x, far, high)
-
-
-def _between(x: Tensor, far: Tensor, share: Tensor) -> Tensor:
-    return torch.lerp(x, far, share.reshape(-1, *([1] * (x.dim() - 1))))
+    return high

@@ -21,6 +21,7 @@ from typing import Any, TypeVar
 import torch
 
 from robustscope.core.errors import InvalidValue, StoreError
+from robustscope.core.threads import torch_threads
 from robustscope.runs.config import config_from_dict
 from robustscope.runs.execute import check_subjects, run_shard
 from robustscope.runs.plan import Subjects, load_subjects
@@ -56,17 +57,6 @@ def claim(run: Path, index: int) -> Generator[bool]:
             if fresh:
                 with suppress(OSError):
                     path.unlink(missing_ok=True)
-
-
-@contextmanager
-def torch_threads(count: int) -> Generator[None]:
-    """Compute with so many threads, and restore the number afterwards."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(count)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 def part(indices: Sequence[int], share: str | None) -> list[int]:
@@ -142,29 +132,32 @@ def in_processes(
     workers: int,
     start: Callable[..., None],
     facts: tuple[Any, ...],
+    left: Callable[[], str] = str,
 ) -> Generator[Done]:
-    """Do tasks in fresh processes of one thread; yield what each returns, as they come.
+    """Do tasks in fresh processes; yield what each returns, as they come.
 
     Args:
         work: of a module, called in the processes.
-        tasks: one or more.
+        tasks: what each call of ``work`` is given.
         workers: processes, at most as many as tasks.
         start: called once in each process with ``facts`` and the id of this process, to end with it: :func:`end_with`.
         facts: plain data.
+        left: asked for what is to be added to the message when a worker has died.
 
     Raises:
         StoreError: if a worker died; what the others stored is kept.
     """
     context = multiprocessing.get_context("spawn")
-    pool = ProcessPoolExecutor(min(workers, len(tasks)), context, start, (*facts, os.getpid()))
+    pool = ProcessPoolExecutor(max(1, min(workers, len(tasks))), context, start, (*facts, os.getpid()))
     try:
         for future in as_completed([pool.submit(work, task) for task in tasks]):
             yield future.result()
     except BrokenProcessPool as error:
         raise StoreError(
-            "a worker process ended unexpectedly",
+            f"a worker process ended unexpectedly{left()}",
             "workers that live are allowed",
-            "Memory may have run out: use fewer workers, and give the same command again; nothing stored is lost.",
+            "Memory may have run out: use fewer workers, or a smaller batch_size where there is one, and give the same "
+            "command again; nothing stored is lost.",
         ) from error
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
@@ -176,17 +169,9 @@ def run_in_processes(plan: Mapping[str, Any], run: Path, wanted: Sequence[int], 
     Raises:
         StoreError: if a worker died; stored shards are kept.
     """
-    context = multiprocessing.get_context("spawn")
-    pool = ProcessPoolExecutor(workers, context, _start_worker, (str(run), os.getpid()))
-    try:
-        for future in as_completed([pool.submit(_work, index) for index in wanted]):
-            index = future.result()
-            report(index, len(plan["shards"][index]["ids"]))
-    except BrokenProcessPool as error:
-        raise StoreError(
-            f"a worker process ended unexpectedly; {len(missing_shards(run, plan))} shards are still missing",
-            "workers that live are allowed",
-            "Memory may have run out: use fewer workers or a smaller batch_size, and run again; nothing stored is lost.",
-        ) from error
-    finally:
-        pool.shutdown(wait=True, cancel_futures=True)
+
+    def missing() -> str:
+        return f"; {len(missing_shards(run, plan))} shards are still missing"
+
+    for index in in_processes(_work, wanted, workers, _start_worker, (str(run),), missing):
+        report(index, len(plan["shards"][index]["ids"]))

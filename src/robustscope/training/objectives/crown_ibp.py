@@ -8,8 +8,7 @@ from torch import Tensor
 
 from robustscope.core.draws import Draws
 from robustscope.core.types import ThreatModel
-from robustscope.geometry.losses import cross_entropy
-from robustscope.training.bounded import Margins, between, worst_cross_entropy
+from robustscope.training.bounded import against_bounds, between
 from robustscope.training.cards import Passes, Step, Term, register
 from robustscope.training.network import Network
 
@@ -72,13 +71,4 @@ def crown_ibp(
     """
     progress = step.epoch / step.epochs
     share, lines = (between(1.0, last, ramp, progress) for last in (kappa, beta))
-    clean = cross_entropy(network.logits(x), y)
-    if share == 1.0:
-        yield Term(clean)
-        return
-    bounded = Margins(network, x, y, threat)
-    margins = bounded.by_intervals()
-    if lines > 0:
-        margins = lines * bounded.by_lines() + (1 - lines) * margins
-    notes = {"certified": (margins.detach().amin(1) > 0).to(x)}
-    yield Term(share * clean + (1 - share) * worst_cross_entropy(margins), notes=notes)
+    yield from against_bounds(network, x, y, threat, clean_share=share, line_share=lines)

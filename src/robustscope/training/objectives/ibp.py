@@ -9,8 +9,7 @@ from torch import Tensor
 from robustscope.certify.ibp import BIBTEX
 from robustscope.core.draws import Draws
 from robustscope.core.types import ThreatModel
-from robustscope.geometry.losses import cross_entropy
-from robustscope.training.bounded import Margins, between, worst_cross_entropy
+from robustscope.training.bounded import against_bounds, between
 from robustscope.training.cards import Passes, Step, Term, register
 from robustscope.training.network import Network
 
@@ -61,10 +60,4 @@ def ibp(
     Departures: bounds see batch norm with its running statistics, and no dropout; the weight falls by epochs.
     """
     share = between(1.0, kappa, ramp, step.epoch / step.epochs)
-    clean = cross_entropy(network.logits(x), y)
-    if share == 1.0:
-        yield Term(clean)
-        return
-    margins = Margins(network, x, y, threat).by_intervals()
-    notes = {"certified": (margins.detach().amin(1) > 0).to(x)}
-    yield Term(share * clean + (1 - share) * worst_cross_entropy(margins), notes=notes)
+    yield from against_bounds(network, x, y, threat, clean_share=share)
