@@ -17,8 +17,11 @@ from pathlib import Path
 from statistics import mean
 from typing import Any
 
+import torch
+
 import robustscope
 from robustscope.training import OBJECTIVES, Recipe, load_recipe
+from robustscope.training.samples import open_samples
 
 HERE = Path(__file__).resolve().parent
 COLUMNS = (
@@ -88,8 +91,7 @@ def measured(name: str, seed: int, samples: int) -> dict[str, Any]:
 
 def count(recipe: Recipe) -> int:
     """Return the number of samples that are trained on."""
-    total = len(robustscope.load_data(recipe.data))
-    return total - round(recipe.validation * total)
+    return len(open_samples(recipe, None, torch.device("cpu")).ids)
 
 
 def read(path: Path) -> list[dict[str, str]]:

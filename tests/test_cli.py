@@ -5,9 +5,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
+import torch
 
+import robustscope
 from doors import STANDARD, command
 from robustscope.cli import COMMANDS
 from robustscope.runs import execute
@@ -288,7 +291,7 @@ def test_verify_lists_no_more_failures_than_asked_for(run, tmp_path, monkeypatch
 
     rows = pd.DataFrame([(0, 0, n, "the model classifies the example correctly") for n in range(5)])
     rows.columns = list(evidence.Failure._fields)
-    monkeypatch.setattr(evidence, "verify_run", lambda run: evidence.Check("id", 9, 4, rows, 0))
+    monkeypatch.setattr(evidence, "verify_run", lambda run, **more: evidence.Check("id", 9, 4, rows, 0))
     code, out, _ = command("verify", run, "--show", "2")
     assert code == 1
     assert out.count("classifies the example correctly") == 2
@@ -368,6 +371,36 @@ def test_demo_compares_its_two_networks(tmp_path, monkeypatch):
     assert again[:2] == (0, out)
 
 
+def test_masks_are_compared_from_the_command_line(tmp_path):
+    from robustscope.data.datasets import load_data
+    from robustscope.runs.masks import evaluate_masks
+
+    digits, ids = load_data("digits#test"), list(range(12))
+    ink = digits.read(range(len(digits)))[:, 0].numpy() > 0.3
+    np.save(tmp_path / "ink.npy", ink)
+    code, out, _ = command(
+        *("masks", "bundled:digits_adversarial", f"npy:{tmp_path / 'ink.npy'}", "--data", "digits#test"),
+        *("--threat", "linf:0.15", "--attack", "pgd:steps=3", "--kinds", "none, foreground,foreground attacked,random"),
+        *("--samples", "0:12", "--out", str(tmp_path / "out"), "--json"),
+    )
+    assert code == 0
+    model = robustscope.load_model("bundled:digits_adversarial").classifier
+    kinds = ("none", "foreground", "foreground attacked", "random")
+    given = (model, digits.read(ids), torch.as_tensor(digits.labels[ids]), torch.as_tensor(ink[ids]), "linf:0.15")
+    due = evaluate_masks(*given, kinds=kinds, method=("pgd", {"steps": 3}))
+    rows = pd.read_csv(tmp_path / "out" / "masks.csv")
+    pd.testing.assert_frame_equal(rows, due, check_dtype=False)
+    told = {row["kind"]: row for row in json.loads(out)["kinds"]}
+    assert list(told) == list(kinds)
+    assert told["foreground attacked"]["clean"]["value"] == told["none"]["clean"]["value"]
+    assert "| no mask, foreground attacked |" in (tmp_path / "out" / "masks.md").read_text()
+    code, _, complaint = command(
+        "masks", "bundled:digits_standard", "npy:none.npy", "--data", "digits", "--dilation", "-1"
+    )
+    assert code == 2
+    assert "--dilation=-1" in complaint
+
+
 # help -----------------------------------------------------------------------------------------------------------------
 
 OPTIONS = {
@@ -379,13 +412,15 @@ OPTIONS = {
     "plan": "--data --threat --attack --out --config --samples --json",
     "run": "--shard --workers --quiet --json",
     "report": "--out --json",
-    "verify": "--show --json",
+    "verify": "--show --shifts --json",
     "universal": "--data --threat --samples --passes --step-batch --relative-step-size --seed --batch-size --threads "
     "--device --weights --mean --std --bounds --out --quiet --json",
     "train": "--out --data --objective --model --threat --epsilon --epochs --seed --device --set --tracker --quiet --json",
     "corrupt": "--suite --constants --format --rounding --samples --seed --workers --quiet --json DATA OUT",
     "video": "--k --labels --out --groups --unreviewed --seed --batch-size --threads --device --weights --mean --std "
     "--bounds --quiet --json MODEL FRAMES",
+    "masks": "--data --threat --attack --kinds --dilation --share --samples --out --seed --batch-size --threads --device "
+    "--weights --mean --std --bounds --quiet --json MODEL MASKS",
     "list": "--json attacks suites",
     "check": "--json my_module:my_attack",
     "limits": "--against --norm --epsilons --classes --samples --seed --json",

@@ -18,6 +18,8 @@ from robustscope.models.foreground import (
     gradient_inside,
     masked,
     masked_rows,
+    numbered,
+    over_backgrounds,
     saliency_masks,
     self_masked,
     with_masks,
@@ -152,6 +154,38 @@ def test_the_robust_margin_of_a_linear_network_is_that_of_its_masked_weights(nor
         assert mine["dimension"].tolist() == (2 * masks.flatten(1).sum(1)).tolist()
 
 
+@pytest.mark.parametrize(("norm", "dual", "epsilon"), [("linf", 1, 0.02), ("l2", 2, 0.1)])
+def test_with_the_foreground_attacked_alone_a_linear_network_keeps_its_margin_and_loses_reach(norm, dual, epsilon):
+    """y (w x + b) - epsilon |m * w|: the margin of the whole picture, the reach of the mask."""
+    model, weights = linear(torch.float64)
+    x, y = X.double(), (torch.arange(40) % 2).long()
+    kind = "foreground attacked"
+    mine = evaluate_masks(model, x, y, MASKS, f"{norm}:{epsilon}", kinds=(kind,), method=("pgd", ONE_STEP))
+    margin = torch.where(y == 1, 1, -1) * (weights * x).flatten(1).sum(1)
+    reach = epsilon * (weights * MASKS[:, None]).flatten(1).norm(dual, dim=1)
+    assert (margin - reach).abs().min() > 1e-6, "no sample may lie on the edge"
+    assert mine["clean_correct"].tolist() == (margin > 0).tolist()
+    assert mine["robust"].tolist() == (margin > reach).tolist()
+    everything = epsilon * weights.flatten().norm(dual)
+    assert sum(margin > everything) < sum(mine["robust"]) < sum(mine["clean_correct"]), "the test decides something"
+    assert mine["dimension"].tolist() == (2 * MASKS.flatten(1).sum(1)).tolist()
+
+
+@pytest.mark.parametrize("bounds", [Bounds(0.0, 1.0), Bounds(-1.0, 1.0)])
+def test_numbered_pictures_keep_their_clean_backgrounds(bounds):
+    model = Classifier(network().module, bounds=bounds)
+    x = X.double()
+    far = 0.49 * (bounds.upper - bounds.lower) * (2 * torch.rand(40, 3, 5, 4, dtype=torch.float64) - 1)
+    order = torch.randperm(40)[:17]
+    given = (numbered(x, bounds) + far).clamp(*bounds)[order]
+    due = model.logits(torch.where(MASKS[order, None], given[:, :2], x[order]))
+    assert torch.equal(over_backgrounds(model, MASKS, x).logits(given), due)
+    gradient = ask(over_backgrounds(model, MASKS, x), given)
+    assert (gradient[:, :2] == 0)[~MASKS[order, None].expand(-1, 2, -1, -1)].all()
+    assert (gradient[:, 2] == 0).all()
+    assert numbered(x[:1], bounds).shape == (1, 2, 5, 4)
+
+
 def test_a_mask_before_the_perturbation_leaks():
     """The wrong order, masked pictures of which the background may be perturbed too, must not pass for the right one."""
     model, weights = linear(torch.float64)
@@ -189,7 +223,7 @@ def test_together_and_mask_by_mask_are_the_same(monkeypatch):
     model, x = network(), X.double()
     y = model.logits(x * MASKS[:, None]).argmax(1)
     arguments = (model, x, y, MASKS, "linf:0.08")
-    options = {"kinds": KINDS, "method": ("pgd", {"steps": 8, "random_start": False})}
+    options = {"kinds": (*KINDS, "foreground attacked"), "method": ("pgd", {"steps": 8, "random_start": False})}
     together = evaluate_masks(*arguments, **options)
     monkeypatch.setattr(runs_masks, "carries_masks", lambda *_: False)
     pd.testing.assert_frame_equal(evaluate_masks(*arguments, **options), together)

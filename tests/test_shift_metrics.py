@@ -3,9 +3,11 @@
 import numpy as np
 import pytest
 
+from robustscope.analyses import calibration
 from robustscope.analyses.calibration import aurra, rms_calibration_error
 from robustscope.analyses.corruption_errors import ALEXNET, corruption_errors, mce, mean_error, relative_mce
-from robustscope.analyses.effective_robustness import relative_robustness, trend
+from robustscope.analyses.effective_robustness import beyond_the_others, relative_robustness, trend
+from robustscope.analyses.outliers import aupr
 from robustscope.analyses.perturbations import (
     flip_probability,
     mean_flip_rate,
@@ -66,6 +68,8 @@ def test_mce_of_the_baseline_is_one():
         (lambda: aurra(np.array([2.0]), np.array([True])), "Apply the softmax"),
         (lambda: rms_calibration_error(np.ones(3), np.ones(3)), "one bool"),
         (lambda: rms_calibration_error(np.ones(3), np.ones(3, bool), bin_size=0), "bin_size=0"),
+        (lambda: aupr(np.zeros(0), np.zeros(2)), "scores of 0 outliers and 2 inliers"),
+        (lambda: aupr(np.zeros(2), np.array([np.nan])), "some of them NaN"),
         (lambda: trend(np.array([0.5, 0.5]), np.array([0.4, 0.5])), "two or more models"),
         (lambda: trend(np.array([0.5, 1.0]), np.array([0.4, 0.5])), "has no logit"),
     ],
@@ -147,6 +151,22 @@ def test_the_order_of_ties_cannot_be_seen():
         assert one == pytest.approx(rms_calibration_error(confidence[again], correct[again], bin_size=size), abs=1e-12)
 
 
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_pieces_and_precision_cannot_be_seen(monkeypatch, dtype):
+    """Runs of equal confidences cross every seam of the pieces; float32 is sorted by its bits."""
+    rng = np.random.default_rng(3)
+    confidence = np.round(rng.beta(4, 1, 1000), 2).astype(np.float32)
+    correct = rng.random(1000) < confidence
+    due = aurra(confidence, correct), rms_calibration_error(confidence, correct, bin_size=30)
+    monkeypatch.setattr(calibration, "PIECE", 7)
+    given = confidence.astype(dtype)
+    found = aurra(given, correct), rms_calibration_error(given, correct, bin_size=30)
+    assert found == pytest.approx(due, abs=1e-12)
+    ranks = np.argsort(-confidence, kind="stable")  # by the definition, with the mean of each run of equals
+    shared = np.array([correct[confidence == value].mean() for value in confidence[ranks]])
+    assert found[0] == pytest.approx(np.mean(np.cumsum(shared) / np.arange(1, 1001)))
+
+
 def test_rms_calibration_error_in_closed_form():
     n = 500
     correct = np.arange(n) % 4 > 0  # 75 % in every bin, in whatever order
@@ -177,3 +197,29 @@ def test_effective_robustness_by_hand():
     assert line.effective_robustness(0.75, 0.5) == pytest.approx(0.5 - 3 / 7)
     assert [line.effective_robustness(a, b) for a, b in zip(clean, shifted, strict=True)] == pytest.approx([0, 0, 0])
     assert relative_robustness(0.5, 0.45) == pytest.approx(0.05)
+
+
+def test_aupr_by_hand():
+    """Outliers O and inliers I in order of their scores: O I O O I gives (1 + 2/3 + 3/4) / 3."""
+    outliers, inliers = np.array([0.9, 0.5, 0.4]), np.array([0.7, 0.1])
+    assert aupr(outliers, inliers) == pytest.approx((1 + 2 / 3 + 3 / 4) / 3)
+    assert aupr(outliers[::-1] * 2 - 7, inliers[::-1] * 2 - 7) == pytest.approx((1 + 2 / 3 + 3 / 4) / 3)
+    assert aupr(np.array([2.0, 3.0]), np.array([1.0, 0.0, -1.0])) == 1
+    # all others first: the k-th of n outliers is found at precision k / (m + k)
+    assert aupr(np.zeros(2), np.ones(3)) == pytest.approx(2 / 5)  # equals pass together
+    assert aupr(np.array([-1.0, -2.0]), np.ones(3)) == pytest.approx((1 / 4 + 2 / 5) / 2)
+    assert aupr(np.full(30, 0.5), np.full(70, 0.5)) == pytest.approx(0.3)  # no ranking: the share of outliers
+    # ties between both kinds: {O, I} together at precision 1/2, then O at 2/3
+    assert aupr(np.array([0.8, 0.2]), np.array([0.8])) == pytest.approx((1 / 2 + 2 / 3) / 2)
+
+
+def test_beyond_the_others_is_what_their_trend_leaves():
+    clean = {"a": 0.5, "b": 0.8, "c": 0.9, "d": 0.75}
+    shifted = {"a": 1 / 5, "b": 1 / 2, "c": 9 / 13, "d": 0.5}  # a to c: odds are quartered
+    found = beyond_the_others(clean, shifted)
+    assert found["d"] == pytest.approx(0.5 - 3 / 7)
+    assert all(value is not None for value in found.values())
+    three = {name: clean[name] for name in "abc"}
+    assert set(beyond_the_others(three, shifted).values()) == {None}
+    assert set(beyond_the_others(dict.fromkeys("abcd", 0.5), shifted).values()) == {None}
+    assert beyond_the_others({**clean, "a": 1.0}, shifted) == dict.fromkeys("abcd")  # two are left, or it has no logit

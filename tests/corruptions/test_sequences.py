@@ -15,6 +15,7 @@ from robustscope.corruptions import corrupt
 from robustscope.corruptions.filters import motion
 from robustscope.corruptions.resample import scaled
 from robustscope.corruptions.sequences import SEQUENCES, perturb
+from robustscope.corruptions.sequences.spatter import _run_down
 from robustscope.corruptions.sequences.tilt import _view
 
 NAMES = [card.name for card in SEQUENCES]
@@ -31,8 +32,14 @@ def pictures(n=3, side=32, dtype=torch.float32):
 
 
 def test_the_ten_of_the_paper_are_there():
-    assert set(NAMES) == TEN
-    assert {card.name for card in SEQUENCES if card.noise} == {"gaussian_noise", "shot_noise"}
+    assert {card.name for card in SEQUENCES if not card.validation} == TEN
+    assert {card.name for card in SEQUENCES if card.validation} == {
+        "speckle_noise",
+        "gaussian_blur",
+        "spatter",
+        "shear",
+    }
+    assert {card.name for card in SEQUENCES if card.noise} == {"gaussian_noise", "shot_noise", "speckle_noise"}
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -153,6 +160,48 @@ def test_a_tilt_is_the_product_of_the_programs_matrices():
     away = np.eye(4) + f * np.outer([0, 0, 1, 0], [0, 0, 0, 1])
     camera = np.array([[f, 0, w / 2, 0], [0, f, h / 2, 0], [0, 0, 1, 0]])
     np.testing.assert_allclose(_view(x, angle), camera @ away @ about_x @ about_y @ lift, atol=1e-12)
+
+
+def test_speckle_noise_scales_with_the_brightness():
+    x = torch.cat([torch.full((1, 3, 64, 32), value) for value in (0.2, 0.4)], 3)
+    frames = perturb("speckle_noise", x, constants="imagenet-p", rounding="none")[:, 1:] - x[:, None]
+    assert float(frames[..., :32].std()) == pytest.approx(0.05 * 0.2, rel=0.02)
+    assert float(frames[..., 32:].std()) == pytest.approx(0.05 * 0.4, rel=0.02)
+    third = perturb("speckle_noise", x, difficulty=3, constants="imagenet-p", rounding="none")[:, 1:] - x[:, None]
+    torch.testing.assert_close(third, 3 * frames, atol=1e-6, rtol=0)
+
+
+@pytest.mark.parametrize(("constants", "first", "step"), [("imagenet-p", 0.25, 0.035), ("cifar-10-p", 0.3, 0.015)])
+def test_blur_widens_as_the_constants_say(constants, first, step):
+    spot = torch.zeros(1, 1, 33, 33, dtype=torch.float64)
+    spot[..., 16, 16] = 1
+    frames = perturb("gaussian_blur", spot, constants=constants, rounding="none")[0, :, 0]
+    steps = torch.arange(33.0, dtype=torch.float64) - 16
+    for frame in (0, 10, 30):
+        law = torch.exp(-(steps**2) / (2 * (first + step * frame) ** 2))
+        torch.testing.assert_close(frames[frame].sum(0), law / law.sum(), atol=1e-6, rtol=0)
+
+
+@pytest.mark.parametrize("kernel", [(0.05, 0.1, 0.15, 0.7), (0.2, 0.8)])
+def test_water_runs_down_as_numpy_convolves(kernel):
+    water = Draws(3, (0, 1)).uniform("w", torch.empty(2, 9, 5).double(), 0.0, 1.0)
+    due = np.apply_along_axis(lambda column: np.convolve(column, kernel, mode="same"), 1, water.numpy())
+    np.testing.assert_allclose(_run_down(water, kernel), due, atol=1e-12)
+    spot = torch.zeros(1, 9, 1)
+    spot[0, 4] = 1
+    assert int(_run_down(spot, kernel)[0, :, 0].argmax()) == 4 + len(kernel) // 2, "downwards"
+
+
+def test_a_shear_moves_rows_and_shrinks_the_height():
+    """A spot above the centre at frame 30, 15 degrees: (x, y) goes to (x - y sin a, y cos a)."""
+    x = torch.zeros(1, 1, 65, 65)
+    x[0, 0, 32 - 20, 32 + 5] = 1
+    last = perturb("shear", x, rounding="none")[0, -1, 0]
+    mass, places = last.sum(), torch.arange(65.0) - 32
+    down, right = float((last.sum(1) * places).sum() / mass), float((last.sum(0) * places).sum() / mass)
+    angle = math.radians(15)
+    assert down == pytest.approx(-20 * math.cos(angle), abs=0.2)
+    assert right == pytest.approx(5 + 20 * math.sin(angle), abs=0.2)
 
 
 def test_flips_of_a_linear_classifier_follow_the_normal_law():

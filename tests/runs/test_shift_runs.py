@@ -15,6 +15,8 @@ from torch import nn
 
 import robustscope
 from doors import assert_three_parts
+from robustscope.analyses.effective_robustness import beyond_the_others
+from robustscope.analyses.outliers import aupr
 from robustscope.analyses.perturbations import flip_probability
 from robustscope.cli.evaluate_command import present
 from robustscope.core.draws import Draws
@@ -97,7 +99,7 @@ def test_rows_are_those_of_the_models_on_the_same_pictures(whole, models, tmp_pa
 def test_sequences_keep_the_order_of_classes_of_every_frame(whole, models):
     rows, data = read_shift(whole.run, 1), load_data("digits")
     entry = whole.plan["shifts"][1]
-    assert [name for name, _ in entry["parts"]] == [card.name for card in SEQUENCES]
+    assert [name for name, _ in entry["parts"]] == [card.name for card in SEQUENCES if not card.validation]
     for name in ("gaussian_noise", "translate"):
         mine = rows["one"][rows["one"]["corruption"] == name]
         ids = mine["sample"].tolist()
@@ -108,6 +110,14 @@ def test_sequences_keep_the_order_of_classes_of_every_frame(whole, models):
         assert (orders == logits.sort(dim=2, descending=True, stable=True).indices[:, :, :5].numpy()).all()
         told = next(s for s in summarise(whole.run)["shifts"][1]["models"][0]["sequences"] if s["sequence"] == name)
         assert told["value"] == pytest.approx(flip_probability(logits.argmax(2).numpy(), noise=SEQUENCES[name].noise))
+
+
+def test_what_is_kept_of_a_shard_comes_to_the_same_places(whole):
+    full = read_shift(whole.run, 0)
+    brief = read_shift(whole.run, 0, lambda rows: rows[["sample", "part", "correct", "note"]].iloc[::-1])
+    for name, rows in full.items():
+        assert rows[["part", "sample"]].to_numpy().tolist() == sorted(rows[["part", "sample"]].to_numpy().tolist())
+        pd.testing.assert_frame_equal(brief[name], rows[["sample", "part", "correct", "note"]])
 
 
 def test_each_picture_is_made_once_for_all_models(models, tmp_path, monkeypatch):
@@ -143,6 +153,13 @@ def test_the_plan_says_what_it_costs_and_what_decides_it(models):
     raised = json.loads(json.dumps(plan))
     raised["shifts"][0]["versions"]["fog"] += 1
     assert sealed(raised)["id"] != plan["id"]
+
+
+def test_validation_sequences_are_a_suite_of_their_own():
+    (entry,) = make_plan(config(samples="0:8", shifts="imagenet-p-extra"))["shifts"]
+    assert entry["parts"] == [[name, 0] for name in ("gaussian_blur", "shear", "spatter", "speckle_noise")]
+    assert entry["frames"] == [31] * 4
+    assert entry["noise"] == ["speckle_noise"]
 
 
 def test_settings_take_a_list_or_a_text_and_come_back_from_a_plan():
@@ -478,6 +495,50 @@ def test_a_clean_set_of_the_same_classes_tells_what_a_shift_costs(natural, tmp_p
             seen = network(data.read(range(15)))[:, [order.index(k) for k in (1, 4, 5)]].argmax(1).numpy()
         due.append(float((seen == data.labels).mean()))
     assert [told["clean"]["value"], told["shifted"]["value"]] == pytest.approx(due)
+
+
+def test_pictures_of_no_class_are_told_by_low_confidence(natural, tmp_path):
+    """ImageNet-O: the AUPR of minus the confidence, over its classes alone, against clean pictures of the same."""
+    folder, network, order = natural
+    shutil.copytree(folder / "imagenet-a", tmp_path / "imagenet-o")
+    for k in (1, 4, 5):
+        shutil.copytree(folder / "clean" / wnid(k), tmp_path / "three" / wnid(k))
+    shift = [str(tmp_path / "imagenet-o")]
+    run = finished(asked(folder, f"wnids:{tmp_path / 'three'},{tmp_path / 'three'}", shift), tmp_path / "run")
+    (told,) = summarise(run)["shifts"][0]["models"]
+    scores = []
+    for place in (tmp_path / "imagenet-o", tmp_path / "three"):
+        with torch.no_grad():
+            logits = network(load_data(f"wnids:{place},{place}").read(range(15)))[
+                :, [order.index(k) for k in (1, 4, 5)]
+            ]
+        scores.append(-logits.softmax(1).amax(1).numpy())
+    assert told["outliers"]["aupr"] == pytest.approx(aupr(*scores))
+    assert told["outliers"]["chance"] == 0.5
+    paths = write_report(run)
+    for kind in ("html", "md"):
+        page = paths[kind].read_text()
+        assert "15 images of imagenet-o from 15 ordinary ones with an AUPR of" in page.replace("\\", "")
+        assert "RMS calibration error |" not in page
+    run = finished(asked(folder, f"wnids:{folder / 'clean'},{folder / 'classes.txt'}", shift), tmp_path / "other")
+    (told,) = summarise(run)["shifts"][0]["models"]
+    assert told["outliers"]["aupr"] is None
+    assert "is not known: the data of the run are not of the same classes" in told["sentence"]
+
+
+def test_four_models_have_a_trend_to_be_beyond(tmp_path):
+    models = {f"net{k}": linear(k) for k in range(4)}
+    run = robustscope.evaluate(
+        models, "digits", "linf:0.05", samples=40, shifts="contrast", out=tmp_path / "run", **QUIET
+    ).run
+    told = {model["model"]: model for model in summarise(run)["shifts"][0]["models"]}
+    clean, shifted = ({name: one[kind]["value"] for name, one in told.items()} for kind in ("clean", "shifted"))
+    due = beyond_the_others(clean, shifted)
+    assert None not in due.values()
+    assert {name: one["effective_robustness"]["value"] for name, one in told.items()} == due
+    paths = write_report(run)
+    for kind in ("html", "md"):
+        assert "Effective robustness, points" in paths[kind].read_text()
 
 
 def test_classes_that_are_missing_are_named(natural):

@@ -1,14 +1,23 @@
 """`verify` says which rows fail when a run was tampered with, and nothing when it was not."""
 
 import shutil
+from dataclasses import replace
 
 import duckdb
 import numpy as np
 import pytest
+import torch
 from safetensors.numpy import load_file, save_file
+from torch import nn
 
+import robustscope
+from robustscope.corruptions import CORRUPTIONS
+from robustscope.data.datasets import load_data
+from robustscope.models.loading import from_module
+from robustscope.runs import shift_evidence
 from robustscope.runs.evidence import verify_run
-from robustscope.runs.store import evidence_path, read_table, shard_path
+from robustscope.runs.plan import Subjects
+from robustscope.runs.store import evidence_path, read_plan, read_table, shard_path
 from runs.harness import finished
 
 
@@ -31,9 +40,9 @@ def edit_evidence(run, key, change):
     return arrays
 
 
-def edit_rows(run, change):
-    """Rewrite the first shard's rows, keeping the record that its metadata hold."""
-    path = shard_path(run, 0)
+def edit_rows(run, change, shard=0):
+    """Rewrite the rows of a shard, keeping the record that its metadata hold."""
+    path = shard_path(run, shard)
     with duckdb.connect() as connection:
         found = connection.execute(
             "SELECT value FROM parquet_kv_metadata($f) WHERE decode(key) = 'record'", {"f": str(path)}
@@ -101,8 +110,6 @@ def test_a_swapped_label(run):
 
 def test_a_clean_image_posing_as_an_example(run):
     cell = biggest(run)
-    from robustscope.data.datasets import load_data
-
     arrays = load_file(evidence_path(run, 0))
     sample = int(arrays[f"cell/{cell}/samples"][0])
     clean = load_data("digits").read([sample]).numpy()[0]
@@ -151,3 +158,98 @@ def test_a_false_clean_accuracy(run):
 
     edit_rows(run, polish)
     assert verify_run(run).failures["problem"].str.contains("contradicts").any()
+
+
+# Shifts ---------------------------------------------------------------------------------------------------------------
+
+PARTS = 10 + 10
+"""Two corruptions in five severities, and ten sequences."""
+
+
+@pytest.fixture(scope="module")
+def sound_shifts(tmp_path_factory):
+    asked = {"samples": "0:20", "shard_size": 8, "shifts": "contrast,gaussian_noise,imagenet-p"}
+    return finished(tmp_path_factory.mktemp("sound") / "shifts", **asked)
+
+
+@pytest.fixture
+def shifted(sound_shifts, tmp_path):
+    return shutil.copytree(sound_shifts, tmp_path / "run")
+
+
+def shards_of(run, shift):
+    return [shard for shard in read_plan(run)["shards"] if shift in shard.get("shifts", ())]
+
+
+def test_shifted_pictures_are_made_and_judged_again(sound_shifts):
+    check = verify_run(sound_shifts)
+    assert check.shifted == 16 * PARTS
+    assert check.failures.empty
+    assert check.left_out == ()
+    assert verify_run(sound_shifts, shift_samples=50).shifted == 20 * PARTS
+    assert verify_run(sound_shifts, shift_samples=0).shifted == 0
+
+
+@pytest.mark.parametrize(
+    ("column", "change", "problem"),
+    [
+        ("prediction", lambda row: (row["prediction"] + 1) % 10, "is stored, the model says"),
+        ("prediction", lambda row: 99, "class 99 is stored"),
+        ("y", lambda row: (row["y"] + 1) % 10, "the data say"),
+        ("confidence", lambda row: row["confidence"] * 0.99, "probability"),
+    ],
+)
+def test_a_false_row_of_a_corruption(shifted, column, change, problem):
+    shard = shards_of(shifted, 0)[0]
+
+    def falsify(rows):
+        rows[column] = [change(row) if i == 11 else row[column] for i, row in rows.iterrows()]
+        return rows
+
+    edit_rows(shifted, falsify, shard["index"])
+    (found,) = verify_run(shifted, shift_samples=20).failures.to_dict("records")
+    assert (found["shard"], found["sample"]) == (shard["index"], shard["ids"][3])
+    assert found["problem"].startswith("corruptions, contrast of severity 2, standard: ")
+    assert problem in found["problem"]
+
+
+@pytest.mark.parametrize("change", [lambda order: np.r_[order[:-2], order[-1], order[-2]], lambda order: order[:-5]])
+def test_a_false_order_of_a_sequence(shifted, change):
+    shard = shards_of(shifted, 1)[-1]
+
+    def falsify(rows):
+        rows["orders"] = [change(order) if i == 0 else order for i, order in enumerate(rows["orders"])]
+        return rows
+
+    edit_rows(shifted, falsify, shard["index"])
+    (found,) = verify_run(shifted, shift_samples=20).failures.to_dict("records")
+    assert found["sample"] == shard["ids"][0]
+    assert "imagenet-p, brightness, standard: the model now orders" in found["problem"]
+
+
+def test_what_cannot_be_made_again_is_told(sound_shifts, monkeypatch):
+    newer = [replace(card, version=card.version + (card.name == "contrast")) for card in CORRUPTIONS]
+    monkeypatch.setattr(shift_evidence, "CORRUPTIONS", newer)
+    check = verify_run(sound_shifts)
+    assert check.shifted == 16 * 10
+    assert check.failures.empty
+    (reason,) = check.left_out
+    assert "contrast was of version 1 in the run and is version 2 here" in reason
+
+
+class _Moody(nn.Module):
+    """Adds another random number to each logit whenever it is asked."""
+
+    def forward(self, x):
+        return x.flatten(1)[:, :10] + torch.rand(len(x), 10)
+
+
+def test_a_model_that_draws_is_left_out(tmp_path):
+    module = _Moody().eval()
+    options = {"suite": "fgsm", "curve": (), "trust": "off", "threads": 1, "audit": "off"}
+    result = robustscope.evaluate(
+        module, "digits", "linf:0.05", samples=6, shifts="contrast", out=tmp_path / "run", **options
+    )
+    check = verify_run(result.run, Subjects((from_module(module, name="model"),), load_data("digits")))
+    assert check.shifted == 0
+    assert "draws random numbers" in check.left_out[0]

@@ -133,3 +133,12 @@ def test_schedules_at_their_knots():
     assert [cosine(t) for t in (0.0, 0.1, 0.2, 0.6, 1.0)] == pytest.approx([0, 0.5, 1, 0.5, 0], abs=1e-12)
     assert [ramp(0.5)(t) for t in (0.0, 0.25, 0.5, 1.0)] == [0, 0.5, 1, 1]
     assert ramp(0.0)(0.0) == 1
+
+
+def test_another_schedule_or_model_comes_without_the_settings_of_the_old_one():
+    other = load_recipe("digits", schedule="flat", model="small_cnn", model_parameters={"width": 4})
+    assert other.schedule_parameters == {}
+    assert other.model_parameters == {"width": 4}
+    same = load_recipe("digits", schedule="cyclic", schedule_parameters={"last": 0.1})
+    assert same.schedule_parameters == {"peak": 0.4, "last": 0.1}
+    assert load_recipe("cifar10-pgd", data="digits#train", objective="standard").parameters == {}

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
 
 from robustscope.core.errors import InvalidValue
+
+OTHERS = 3
+"""Fewest other models that a trend is drawn through: two would be no trend but a line."""
 
 
 @dataclass(frozen=True)
@@ -66,6 +70,37 @@ def trend(clean: np.ndarray, shifted: np.ndarray) -> Trend:
         )
     slope, intercept = np.polyfit(_logit(clean), _logit(shifted), 1)
     return Trend(float(slope), float(intercept), len(clean))
+
+
+def beyond_the_others(clean: Mapping[str, float], shifted: Mapping[str, float]) -> dict[str, float | None]:
+    """Return the effective robustness of each model, over the trend of all others.
+
+    Args:
+        clean: model -> accuracy without the shift.
+        shifted: the same models -> accuracy under it.
+
+    Returns:
+        Model -> accuracy under the shift less what its clean accuracy lets expect; None where there are fewer than
+        :data:`OTHERS` others, or no trend goes through them.
+
+    Example:
+        >>> line = {"a": 0.5, "b": 0.8, "c": 0.9}
+        >>> found = beyond_the_others({**line, "d": 0.6}, {**line, "d": 0.7})
+        >>> round(found["d"], 6), found["a"] < 0
+        (0.1, True)
+
+    Source: Taori et al. 2020, arXiv:2007.00644, Sec. 2.
+
+    Departures: the source draws its trend through many ordinary models; this one is through those of a run, whatever they are.
+    """
+    found: dict[str, float | None] = {}
+    for name in clean:
+        rest = [other for other in clean if other != name and 0 < clean[other] < 1 and 0 < shifted[other] < 1]
+        found[name] = None
+        if len(rest) >= OTHERS and len({clean[other] for other in rest}) > 1 and 0 < clean[name] < 1:
+            line = trend(np.array([clean[other] for other in rest]), np.array([shifted[other] for other in rest]))
+            found[name] = line.effective_robustness(clean[name], shifted[name])
+    return found
 
 
 def relative_robustness(shifted: float, shifted_before: float) -> float:

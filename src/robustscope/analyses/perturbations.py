@@ -33,9 +33,14 @@ def flip_probability(predictions: np.ndarray, noise: bool = False, stride: int =
 
     Source: Hendrycks and Dietterich 2019, arXiv:1903.12261, Sec. 4.3.
     """
+    return float(np.mean(flips_of(predictions, noise, stride)))
+
+
+def flips_of(predictions: np.ndarray, noise: bool = False, stride: int = 1) -> np.ndarray:
+    """Return the flip probability of each sequence by itself: float64 (sequences,); as :func:`flip_probability`."""
     predictions = _checked(predictions, 2, stride)
     pairs = _pairs(predictions.shape[1], noise, stride)
-    return float(np.mean([predictions[:, a] != predictions[:, b] for a, b in pairs]))
+    return np.mean([predictions[:, a] != predictions[:, b] for a, b in pairs], 0)
 
 
 def top5_distance(orders: np.ndarray, noise: bool = False, stride: int = 1) -> float:
@@ -56,14 +61,18 @@ def top5_distance(orders: np.ndarray, noise: bool = False, stride: int = 1) -> f
 
     Source: Hendrycks and Dietterich 2019, arXiv:1903.12261, Sec. 4.3; the published programs.
     """
+    return float(np.mean(distances_of(orders, noise, stride)))
+
+
+def distances_of(orders: np.ndarray, noise: bool = False, stride: int = 1) -> np.ndarray:
+    """Return the top-5 distance of each sequence by itself: float64 (sequences,); as :func:`top5_distance`."""
     orders = _checked(orders, 3, stride)
     if orders.shape[2] < SHOWN:
         raise InvalidValue(
             f"{orders.shape[2]} classes of each frame were given", "five or more are allowed", "Give the top five."
         )
     top = orders[:, :, :SHOWN]
-    found = [_distances(top[:, a], top[:, b]) for a, b in _pairs(top.shape[1], noise, stride)]
-    return float(np.mean(found))
+    return np.mean([_distances(top[:, a], top[:, b]) for a, b in _pairs(top.shape[1], noise, stride)], 0)
 
 
 def _distances(earlier: np.ndarray, later: np.ndarray) -> np.ndarray:

@@ -11,12 +11,33 @@ import pandas as pd
 from robustscope.analyses.intervals import clustered
 from robustscope.analyses.perturbations import (
     SHOWN,
-    flip_probability,
+    distances_of,
+    flips_of,
     mean_flip_rate,
     mean_top5_distance,
-    top5_distance,
 )
 from robustscope.core.errors import InvalidValue
+
+
+def measured(rows: pd.DataFrame, frames: Mapping[str, int], noise: Collection[str]) -> pd.DataFrame:
+    """Return rows of sequences with two numbers in place of the classes of every frame.
+
+    Args:
+        rows, frames, noise: as for :func:`sequence_summary`.
+
+    Returns:
+        The rows in their order, without ``orders``; ``flips``, the share of comparisons in which the class changes, and
+        ``top5``, the top-5 distance, NaN below five classes.
+    """
+    flips, top5 = np.full(len(rows), np.nan), np.full(len(rows), np.nan)
+    families = rows["corruption"].astype(str).to_numpy()
+    for family in dict.fromkeys(families.tolist()):
+        places = np.flatnonzero(families == family)
+        orders = np.stack(rows["orders"].iloc[places].to_list()).reshape(len(places), frames[family], -1)
+        flips[places] = flips_of(orders[:, :, 0], family in noise)
+        if orders.shape[2] >= SHOWN:
+            top5[places] = distances_of(orders, family in noise)
+    return rows.drop(columns="orders").assign(flips=flips, top5=top5)
 
 
 def sequence_summary(
@@ -26,7 +47,7 @@ def sequence_summary(
 
     Args:
         rows: one for each (corruption, sample), where the corruption is the family of a sequence; ``orders`` has the most
-            probable classes of every frame, the best first, one frame after the other.
+            probable classes of every frame, the best first, one frame after the other; or rows that are measured already.
         frames: family -> frames of a sequence.
         noise: families whose frames are each compared with the first.
         baseline: summary of the reference that mFR and mT5D divide by; None for none.
@@ -45,16 +66,13 @@ def sequence_summary(
         raise InvalidValue(
             "no rows of sequences were given", "one or more are allowed", "Give what read_shift returned."
         )
+    if "orders" in rows.columns:
+        rows = measured(rows, frames, noise)
     found = []
-    for family in dict.fromkeys(map(str, rows["corruption"].unique())):
-        mine = rows[rows["corruption"] == family]
-        orders = np.stack(mine["orders"].to_list()).reshape(len(mine), frames[family], -1)
-        still = family in noise
-        shares = np.array([flip_probability(one[None, :, 0], still) for one in orders])
-        value, low, high = clustered(shares, frames[family] - 1)
-        wide = orders.shape[2] >= SHOWN
-        entry = {"sequence": family, "value": value, "low": low, "high": high, "n": len(mine)}
-        found.append({**entry, "top5": top5_distance(orders, still) if wide else None})
+    for family, mine in rows.groupby(rows["corruption"].astype(str), sort=False):
+        value, low, high = clustered(mine["flips"].to_numpy(), frames[str(family)] - 1)
+        entry = {"sequence": str(family), "value": value, "low": low, "high": high, "n": len(mine)}
+        found.append({**entry, "top5": None if mine["top5"].isna().any() else float(mine["top5"].mean())})
     ratios = {"mfr": None, "mt5d": None, "reason": None}
     if baseline is not None:
         ratios = _ratios(found, baseline["sequences"])

@@ -178,7 +178,7 @@ def errors_of(summary: Mapping[str, Any]) -> tuple[Errors, float | None]:
 
 
 def _parts(rows: pd.DataFrame) -> Iterator[tuple[Part, pd.DataFrame]]:
-    """Yield the rows of each severity, ordered by sample: corruptions in the order in which they come.
+    """Yield correct and confidence of each severity, ordered by sample: corruptions in the order in which they come.
 
     Raises:
         CorruptRun: if a sample is doubled, or another set of samples stands behind a severity.
@@ -197,7 +197,7 @@ def _parts(rows: pd.DataFrame) -> Iterator[tuple[Part, pd.DataFrame]]:
                     "one row of each sample for every severity is allowed",
                     "Evaluate the missing ones on the same samples.",
                 )
-            yield (name, severity), part
+            yield (name, severity), part[["correct", "confidence"]]
 
 
 def _rates(part: pd.DataFrame) -> dict[str, Any]:
@@ -218,12 +218,12 @@ def _shares(parts: Mapping[Part, pd.DataFrame], names: Sequence[str]) -> np.ndar
 
 
 def _calibration(parts: Sequence[pd.DataFrame]) -> Mapping[str, float | None]:
-    confidence = np.concatenate([part["confidence"].to_numpy(dtype=np.float64) for part in parts])
+    confidence = np.concatenate([part["confidence"].to_numpy() for part in parts])
     correct = np.concatenate([part["correct"].to_numpy(dtype=bool) for part in parts])
     if np.isnan(confidence).any():
         return {"confidence": None, "rms_calibration_error": None, "aurra": None}
     return {
-        "confidence": float(confidence.mean()),
+        "confidence": float(confidence.mean(dtype=np.float64)),
         "rms_calibration_error": rms_calibration_error(confidence, correct),
         "aurra": aurra(confidence, correct),
     }

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import cast
 
 from robustscope.claims.cards import Evidence, Plot, Rule, register
-from robustscope.claims.effects import column, correlation, difference
+from robustscope.claims.effects import column, correlation, difference, percent
 from robustscope.claims.lab import FAMILY, Lab, Subject
 
 BIBTEX = """@article{bai2020recent,
@@ -56,8 +56,8 @@ def bai2020_radius(
     def measure(subject: Subject) -> dict[str, float]:
         distance = lab.distance(subject, batch, lab.threat.norm)
         return {
-            "clean": 100 * float(lab.correct(subject, batch).double().mean()),
-            "robust": 100 * float(lab.robust(subject, batch).double().mean()),
+            "clean": percent(lab.correct(subject, batch)),
+            "robust": percent(lab.robust(subject, batch)),
             "distance": float((100 * distance / epsilon).median()),
         }
 

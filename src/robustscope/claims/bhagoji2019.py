@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from robustscope.claims.cards import Evidence, Plot, Rule, register
-from robustscope.claims.effects import column, mean
+from robustscope.claims.effects import column, mean, percent
 from robustscope.claims.lab import Batch, Lab, Subject
 from robustscope.limits.transport import BHAGOJI, transport_classes
 
@@ -54,7 +54,7 @@ def bhagoji2019(
     possible = {split: _possible(lab, batch) for split, batch in batches.items()}
 
     def measure(subject: Subject) -> dict[str, float]:
-        robust = {split: 100 * float(lab.robust(subject, batch).double().mean()) for split, batch in batches.items()}
+        robust = {split: percent(lab.robust(subject, batch)) for split, batch in batches.items()}
         gaps = {f"gap_{split}": possible[split][0]["possible"] - robust[split] for split in batches}
         return {**{f"robust_{split}": value for split, value in robust.items()}, **gaps}
 

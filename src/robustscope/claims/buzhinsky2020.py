@@ -9,7 +9,7 @@ import torch
 
 from robustscope.claims._family import family
 from robustscope.claims.cards import Evidence, Plot, Rule, register
-from robustscope.claims.effects import column, correlation
+from robustscope.claims.effects import column, correlation, percent
 from robustscope.claims.lab import FAMILY, Lab
 from robustscope.limits.generators import PPCA
 from robustscope.limits.latent import BUZHINSKY, latent_metrics
@@ -94,7 +94,7 @@ def buzhinsky2020(
         rows.append(
             {
                 "network": subject.name,
-                "clean_accuracy": 100 * float(lab.correct(subject, batch).double().mean()),
+                "clean_accuracy": percent(lab.correct(subject, batch)),
                 "lp_distance": float(lab.distance(subject, batch, lab.threat.norm).double().mean()),
                 "reconstructed": 100 * found.reconstruction_accuracy.value,
                 "generated": 100 * found.generation_accuracy.value,

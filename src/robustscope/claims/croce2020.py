@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from robustscope.attacks.apgd import BIBTEX
-from robustscope.attacks.compose import attack
 from robustscope.claims._wrapped import behind
 from robustscope.claims.cards import Evidence, Plot, Rule, register
-from robustscope.claims.effects import column, mean
+from robustscope.claims.effects import column, mean, percent
 from robustscope.claims.lab import Batch, Lab, Subject
 from robustscope.core.types import ThreatModel
 from robustscope.data.masked import masked
@@ -86,7 +85,8 @@ def croce2020(
 
 def _accuracies(lab: Lab, subject: Subject, batch: Batch, threat: ThreatModel, steps: int) -> dict[str, float]:
     """Return accuracy and what PGD and the ensemble leave of it, in percent."""
-    right = lab.correct(subject, batch)
-    found = attack("pgd", subject.model, batch.x, batch.y, threat, draws=lab.draws("pgd", batch), steps=steps)
-    left = {"clean": right, "pgd": right & ~found.verdict.success, "ensemble": lab.robust(subject, batch, threat)}
-    return {name: 100 * float(mask.double().mean()) for name, mask in left.items()}
+    return {
+        "clean": percent(lab.correct(subject, batch)),
+        "pgd": percent(lab.withstands("pgd", subject, batch, threat, steps=steps)),
+        "ensemble": percent(lab.robust(subject, batch, threat)),
+    }

@@ -35,6 +35,17 @@ def column(rows: Sequence[Mapping[str, Any]], name: str, **where: Any) -> np.nda
     return np.asarray(chosen, dtype=np.float64)
 
 
+def percent(found: Tensor) -> float:
+    """Return how many of the samples it holds for: bool (n,), or values from 0 to 1.
+
+    Example:
+        >>> import torch
+        >>> percent(torch.tensor([True, False, True, True]))
+        75.0
+    """
+    return 100.0 * float(found.double().mean())
+
+
 def exact(value: float) -> Effect:
     """Return a size that no repetition would change."""
     return Effect(float(value), float(value), float(value), 1, "exact")
@@ -51,8 +62,9 @@ def mean(values: Values, unit: str = "networks") -> Effect:
         InvalidValue: for fewer than two.
 
     Example:
-        >>> mean([1.0, 2.0, 3.0])
-        Effect(value=2.0, low=-0.48413771175032975, high=4.48413771175033, n=3, unit='networks')
+        >>> found = mean([1.0, 2.0, 3.0])
+        >>> round(found.low, 3), found.value, round(found.high, 3), found.n
+        (-0.484, 2.0, 4.484, 3)
     """
     numbers = np.asarray(values, dtype=np.float64)
     if numbers.ndim != 1 or len(numbers) < 2:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from robustscope.claims.cards import Evidence, Plot, Rule, register
-from robustscope.claims.effects import column, correlation
+from robustscope.claims.effects import column, correlation, percent
 from robustscope.claims.lab import Lab, Subject
 from robustscope.probes.why.alignment import BIBTEX
 
@@ -52,7 +52,7 @@ def etmann2019(
     def measure(subject: Subject) -> dict[str, float]:
         found = lab.find("alignment", subject, batch).columns
         return {
-            "accuracy": 100 * float(lab.correct(subject, batch).double().mean()),
+            "accuracy": percent(lab.correct(subject, batch)),
             "alignment": float(found["alignment"].nanmedian()),
             "linearised_robustness": float(found["linearised_robustness"].nanmedian()),
         }

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from robustscope.claims.cards import Evidence, Plot, Rule, register
-from robustscope.claims.effects import column, difference
+from robustscope.claims.effects import column, difference, percent
 from robustscope.claims.lab import Lab, Subject
 from robustscope.probes.why.noise_error import BIBTEX
 
@@ -49,8 +49,8 @@ def gilmer2019_training(
     def measure(subject: Subject) -> dict[str, float]:
         found = lab.find("noise_error", subject, batch, sigma=sigma, copies=copies).columns
         return {
-            "accuracy": 100 * float(lab.correct(subject, batch).double().mean()),
-            "robust": 100 * float(lab.robust(subject, batch).double().mean()),
+            "accuracy": percent(lab.correct(subject, batch)),
+            "robust": percent(lab.robust(subject, batch)),
             "error_in_noise": 100 * float(found["error_rate"].mean()),
         }
 

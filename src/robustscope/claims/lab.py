@@ -18,6 +18,7 @@ from torch import Tensor
 from robustscope.attacks import ATTACKS
 from robustscope.attacks.compose import Attempt, attack, cascade
 from robustscope.attacks.suites import suite
+from robustscope.claims.effects import percent
 from robustscope.core.draws import Draws
 from robustscope.core.errors import InvalidValue
 from robustscope.core.files import read_json, write_atomically, write_json
@@ -150,10 +151,10 @@ class Lab:
             radius: factor of the recipe's epsilon.
             **changes: keys of the recipe; what is None stays as it is there.
         """
-        given = {key: value for key, value in changes.items() if value is not None}
+        asked = {key: value for key, value in changes.items() if value is not None}
         base = load_recipe(
             self.setting.recipe,
-            **{"best_by": "last", "threads": 1, **given},
+            **{"best_by": "last", "threads": 1, **asked},
             data=f"{self.setting.data}#train",
             seed=self.setting.seed + seed,
             device=self.setting.device,
@@ -169,7 +170,14 @@ class Lab:
         return ThreatModel.parse(self.recipe().threat)
 
     def network(
-        self, seed: int = 0, *, name: str = "", data: Dataset | None = None, radius: float = 1.0, **changes: Any
+        self,
+        seed: int = 0,
+        *,
+        name: str = "",
+        data: Dataset | None = None,
+        radius: float = 1.0,
+        given: Tensor | None = None,
+        **changes: Any,
     ) -> Subject:
         """Return a network trained by the recipe with changes; one that was trained before is read from the folder.
 
@@ -178,16 +186,18 @@ class Lab:
             name: for tables; the objective if left out.
             data: training set in memory, in place of that of the setting.
             radius: factor of the recipe's epsilon.
+            given: what the objective needs besides the recipe, such as the masks of "masked".
             **changes: keys of the recipe, such as objective, parameters, epochs, model_parameters, samples.
         """
         recipe = self.recipe(seed, radius=radius, **changes)
         source = data if data is not None else self.train_set
         facts = [VERSION, recipe.identity(), OBJECTIVES[recipe.objective].version, source.fingerprint(), _torch()]
+        facts += [] if given is None else [_bytes(given)]
         stem = self.folder / "networks" / _key(facts)
         weights, record = stem.with_suffix(".safetensors"), stem.with_suffix(".json")
         if not (weights.is_file() and record.is_file()):
             self.tell(f"training {name or recipe.objective}, seed {recipe.seed}")
-            trained = train(recipe, data=data)
+            trained = train(recipe, data=data, given=given)
             tensors = {key: value.detach().cpu().contiguous() for key, value in trained.module.state_dict().items()}
             write_atomically(weights, lambda part: save_file(tensors, part))
             told = {"history": [_plain(row) for row in trained.history], "passes": vars(trained.passes)}
@@ -295,6 +305,26 @@ class Lab:
 
         return self._kept("robust", facts, search).bool()
 
+    def accuracies(self, subject: Subject, batch: Batch) -> dict[str, float]:
+        """Return what :meth:`correct` and :meth:`robust` find, as columns of a table in percent."""
+        return {"accuracy": percent(self.correct(subject, batch)), "robust": percent(self.robust(subject, batch))}
+
+    def withstands(
+        self, method: str, subject: Subject, batch: Batch, threat: ThreatModel | None = None, **parameters: Any
+    ) -> Tensor:
+        """Return whether each sample is classified correctly and withstands one attack: bool (B,).
+
+        Args:
+            method: the attack; what :meth:`robust` is for a whole search, this is for a weak attack or one of many.
+            subject: the network.
+            batch: the samples.
+            threat: threat model; that of the recipe if None.
+            **parameters: of the attack.
+        """
+        draws, threat = self.draws(method, batch), threat or self.threat
+        found = attack(method, subject.model, batch.x, batch.y, threat, draws=draws, **parameters)
+        return self.correct(subject, batch) & ~found.verdict.success
+
     def distance(self, subject: Subject, batch: Batch, norm: Norm = "l2", method: str = "deepfool") -> Tensor:
         """Return the distance to the nearest adversarial example found: (B,); 0 where already wrong, inf where none.
 
@@ -355,6 +385,10 @@ def _digest(batch: Batch) -> str:
     whole = hashlib.sha256(batch.x.cpu().contiguous().numpy().tobytes())
     whole.update(batch.y.cpu().numpy().tobytes() + repr(batch.ids).encode())
     return whole.hexdigest()
+
+
+def _bytes(tensor: Tensor) -> str:
+    return hashlib.sha256(tensor.cpu().contiguous().numpy().tobytes()).hexdigest()
 
 
 def _plain(row: Mapping[str, Any]) -> dict[str, Any]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from robustscope.claims._resized import resized, resized_batch
 from robustscope.claims.cards import Evidence, Plot, Rule, register
-from robustscope.claims.effects import column, difference
+from robustscope.claims.effects import column, difference, percent
 from robustscope.claims.lab import Lab, Subject
 from robustscope.corruptions.cards import MU
 from robustscope.corruptions.suites import SUITES
@@ -51,8 +51,8 @@ def mu2019(lab: Lab, *, side: int = 28, seeds: int = 3, samples: int = 300, epoc
 
     def measure(subject: Subject) -> dict[str, float]:
         right = {name: subject.model.decisions(x) == batch.y for (name, _), x in pictures.items()}
-        each = {name: 100 * float(mask.double().mean()) for name, mask in right.items()}
-        clean = 100 * float(lab.correct(subject, batch).double().mean())
+        each = {name: percent(mask) for name, mask in right.items()}
+        clean = percent(lab.correct(subject, batch))
         return {"clean": clean, "corrupted": sum(each.values()) / len(each), **each}
 
     networks = {"standard": {"objective": "standard"}, "pgd": {"objective": "pgd"}}

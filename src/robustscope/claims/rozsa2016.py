@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from robustscope.claims.cards import Evidence, Plot, Rule, register
-from robustscope.claims.effects import column, correlation
+from robustscope.claims.effects import column, correlation, percent
 from robustscope.claims.lab import Batch, Lab, Subject
 from robustscope.probes.why.line_search import BIBTEX
 
@@ -77,7 +77,7 @@ def rozsa2016(
     def measure(subject: Subject, right: torch.Tensor) -> dict[str, Any]:
         found = lab.find("line_search", subject, shared).columns
         steps = {name: float(found[name].nan_to_num(most).median()) for name, most in longest.items()}
-        return {"network": subject.name, "accuracy": 100 * float(right.double().mean()), "n": len(shared), **steps}
+        return {"network": subject.name, "accuracy": percent(right), "n": len(shared), **steps}
 
     rows = [measure(*pair) for pair in zip(subjects, correct, strict=True)]
     accuracy = column(rows, "accuracy")

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from robustscope.attacks.compose import attack
 from robustscope.claims.cards import Evidence, Plot, Rule, register
-from robustscope.claims.effects import column, correlation, difference
+from robustscope.claims.effects import column, correlation, difference, percent
 from robustscope.claims.lab import Batch, Lab, Subject
 from robustscope.core.types import ThreatModel
 from robustscope.limits.generators import PPCA
@@ -78,7 +78,7 @@ def stutz2019_manifold(
         attempted = found.radius > 0
         return {
             "test_error": 100 * float(1 - lab.correct(subject, batch).double().mean()),
-            "success_on_manifold": 100 * float((found.radius[attempted] <= rho).double().mean()),
+            "success_on_manifold": percent(found.radius[attempted] <= rho),
             "perturbation_off": 100 * float(_off(generator, *_perturbations(lab, subject, batch)).mean()),
             "samples_off": 100 * float(natural),
         }

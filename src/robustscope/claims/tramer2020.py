@@ -9,7 +9,7 @@ import torch
 
 from robustscope.attacks.comparison import Defence, Line, compare
 from robustscope.claims.cards import Evidence, Plot, Rule, register
-from robustscope.claims.effects import column, mean
+from robustscope.claims.effects import column, mean, percent
 from robustscope.claims.lab import Lab
 from robustscope.defenses.apply import transformation
 from robustscope.defenses.quilting import patch_database
@@ -113,4 +113,4 @@ def _row(name: str, lines: Sequence[Line]) -> dict[str, Any]:
         "oblivious": torch.stack(blind).all(0),
         "adapted": torch.stack([line.robust for line in lines]).all(0),
     }
-    return {"defence": name, **{key: 100 * float(mask.double().mean()) for key, mask in left.items()}}
+    return {"defence": name, **{key: percent(mask) for key, mask in left.items()}}

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from robustscope.claims._wrapped import seen
 from robustscope.claims.cards import Evidence, Plot, Rule, register
-from robustscope.claims.effects import column, mean
+from robustscope.claims.effects import column, mean, percent
 from robustscope.claims.lab import Batch, Lab, Subject
 from robustscope.core.types import ThreatModel
 from robustscope.defenses.apply import transformation
@@ -88,7 +88,7 @@ def weng2018_bpda(
                 "distance": float(distance.median()),
                 "masked": float((scores["hidden"] / scores["standard"]).median()),
                 "repaired": 100 * float(off.median()),
-                "below_the_attack": 100 * float((scores["through"] <= distance).double().mean()),
+                "below_the_attack": percent(scores["through"] <= distance),
             }
         )
     effects = {name: mean(column(rows, name)) for name in ("masked", "repaired", "below_the_attack")}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from robustscope.claims.cards import Evidence, Plot, Rule, register
-from robustscope.claims.effects import column, correlation, mean
+from robustscope.claims.effects import column, correlation, mean, percent
 from robustscope.claims.lab import Lab
 from robustscope.core.types import ThreatModel
 from robustscope.estimates.clever import BIBTEX
@@ -82,7 +82,7 @@ def weng2018_clever(
                 "score": float(score.median()),
                 "distance": float(distance.median()),
                 "correlation": correlation(score, distance).value,
-                "below": 100 * float((score <= distance).double().mean()),
+                "below": percent(score <= distance),
             }
         )
     effects = {

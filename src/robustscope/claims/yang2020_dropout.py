@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from robustscope.claims.cards import Evidence, Plot, Rule, register
-from robustscope.claims.effects import column, difference
+from robustscope.claims.effects import column, difference, percent
 from robustscope.claims.lab import Lab, Subject
 from robustscope.probes.why.local_lipschitz import BIBTEX
 
@@ -50,8 +50,8 @@ def yang2020_dropout(
     def measure(subject: Subject) -> dict[str, float]:
         robust = {"train": lab.robust(subject, trained), "test": lab.robust(subject, test)}
         return {
-            "accuracy": 100 * float(lab.correct(subject, test).double().mean()),
-            **{f"robust_{split}": 100 * float(kept.double().mean()) for split, kept in robust.items()},
+            "accuracy": percent(lab.correct(subject, test)),
+            **{f"robust_{split}": percent(kept) for split, kept in robust.items()},
             "gap": 100 * float(robust["train"].double().mean() - robust["test"].double().mean()),
         }
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from robustscope.claims.cards import Evidence, Plot, Rule, register
-from robustscope.claims.effects import column, correlation
+from robustscope.claims.effects import column, correlation, percent
 from robustscope.claims.lab import Lab, Subject
 from robustscope.probes.why.local_lipschitz import BIBTEX
 
@@ -47,8 +47,8 @@ def yang2020_lipschitz(
         found = lab.find("local_lipschitz", subject, batch, steps=steps).columns
         return {
             "network": subject.name,
-            "accuracy": 100 * float(lab.correct(subject, batch).double().mean()),
-            "robust": 100 * float(lab.robust(subject, batch).double().mean()),
+            "accuracy": percent(lab.correct(subject, batch)),
+            "robust": percent(lab.robust(subject, batch)),
             "lipschitz": float(found["local_lipschitz"].nanmean()),
             "relative_lipschitz": float(found["relative_lipschitz"].nanmean()),
         }

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from robustscope.claims.cards import Evidence, Plot, Rule, register
-from robustscope.claims.effects import column, exact
+from robustscope.claims.effects import column, exact, percent
 from robustscope.claims.lab import Batch, Lab
 from robustscope.geometry.pairwise import nearest
 from robustscope.limits.separation import YANG, separation
@@ -83,4 +83,4 @@ def _errors(x: Tensor, y: Tensor, pool: Batch) -> float:
     """Return how many percent of inputs have a nearest pool sample of another class."""
     of_no_class = torch.full_like(y, -1)  # so that all of the pool count as another
     index = nearest("linf", x, of_no_class, pool.x, pool.y)[1]
-    return 100 * float((pool.y[index] != y).double().mean())
+    return percent(pool.y[index] != y)

@@ -22,6 +22,7 @@ COMMANDS = (
     "universal",
     "corrupt",
     "video",
+    "masks",
     "doctor",
     "limits",
     "study",

@@ -24,7 +24,7 @@ from robustscope.cli.common import (
     worker_count,
 )
 from robustscope.core.errors import InvalidValue
-from robustscope.runs.config import DEFAULT_THREAT, Config, Settings, load_config
+from robustscope.runs.config import DEFAULT_THREAT, Config, ModelSpec, Settings, load_config
 
 USAGE = """Usage: robustscope evaluate MODEL... --data DATA [OPTIONS]
        robustscope evaluate --config FILE.toml [OPTIONS]"""
@@ -76,6 +76,18 @@ class ModelOptions:
     allow_probabilities: Annotated[bool, Parameter(show_default=False)] = False
     classes: str | None = None
 
+    def spec(self, text: str) -> ModelSpec:
+        """Return the model "SOURCE" or "NAME=SOURCE" with these options."""
+        return model_spec(
+            text,
+            weights=self.weights,
+            mean=numbers(self.mean, "--mean"),
+            std=numbers(self.std, "--std"),
+            bounds=bounds_pair(self.bounds),
+            allow_probabilities=self.allow_probabilities,
+            classes=self.classes,
+        )
+
 
 @dataclasses.dataclass(frozen=True)
 class RunOptions:
@@ -95,8 +107,8 @@ class RunOptions:
             nearest adversarial example, or off. 16 for the suite common, off for others.
         estimate: Estimate of the bracket, or off.
         shifts: Corruptions and other shifts, separated by commas: imagenet-c, imagenet-c-extra, cifar10-c, mnist-c or
-            sequences imagenet-p, made here; single corruptions; folders of benchmarks on disk; or off. Left out, the
-            suite common takes mnist-c or imagenet-c.
+            sequences imagenet-p or imagenet-p-extra, made here; single corruptions; folders of benchmarks on disk; or
+            off. Left out, the suite common takes mnist-c or imagenet-c.
         reference: Whose errors mCE and mFR divide by: alexnet, or a model of this run.
         curve: Factors of epsilon at which accuracy is measured too, or none.
         seed: Seed of every random number.
@@ -159,19 +171,7 @@ def configure(
             "MODEL... --data DATA, or --config FILE, is allowed",
             "Write e.g. robustscope evaluate net.json --data mnist:FOLDER --threat linf:0.1 --out RUN.",
         )
-    pair = bounds_pair(model_options.bounds)
-    specs = [
-        model_spec(
-            text,
-            weights=model_options.weights,
-            mean=numbers(model_options.mean, "--mean"),
-            std=numbers(model_options.std, "--std"),
-            bounds=pair,
-            allow_probabilities=model_options.allow_probabilities,
-            classes=model_options.classes,
-        )
-        for text in models
-    ]
+    specs = [model_options.spec(text) for text in models]
     return build_config(specs, data, threat or (DEFAULT_THREAT,), attack, options.settings())
 
 

@@ -7,7 +7,7 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from robustscope.cli.common import Bar, Json, Quiet, Whole, bounds_pair, emit, model_spec, numbers, out
+from robustscope.cli.common import Bar, Json, Quiet, Whole, emit, out
 from robustscope.cli.evaluate_command import FLAT, ModelOptions
 from robustscope.core.errors import InvalidValue
 from robustscope.runs.config import DEFAULT_THREAT, Settings
@@ -40,14 +40,7 @@ def command(
     `robustscope evaluate MODEL --data DATA --threat linf:8/255 --attack universal:perturbation=delta.safetensors`.
     """
     settings = Settings(samples=samples, seed=seed, batch_size=batch_size, threads=threads, device=device)
-    spec = model_spec(
-        model,
-        weights=model_options.weights,
-        mean=numbers(model_options.mean, "--mean"),
-        std=numbers(model_options.std, "--std"),
-        bounds=bounds_pair(model_options.bounds),
-        allow_probabilities=model_options.allow_probabilities,
-    )
+    spec = model_options.spec(model)
     if out_.is_dir():
         raise InvalidValue(f"--out={str(out_)!r} is a folder", "a file is allowed", "Write --out delta.safetensors.")
     import torch

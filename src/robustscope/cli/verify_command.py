@@ -11,14 +11,24 @@ from robustscope.core.errors import InvalidValue
 
 
 def command(
-    run: Run, /, *, show: Annotated[Whole, Parameter(help="Failing rows to print, at most.")] = 20, json: Json = False
+    run: Run,
+    /,
+    *,
+    show: Annotated[Whole, Parameter(help="Failing rows to print, at most.")] = 20,
+    shifts: Annotated[Whole, Parameter(help="Samples of each shift whose pictures are made and judged again.")] = 16,
+    json: Json = False,
 ) -> int:
-    """Recompute every claim of a run from models, data and stored examples; exit code 1 if one does not hold."""
+    """Recompute every claim of a run from models, data and stored examples; exit code 1 if one does not hold.
+
+    Of shifts the pictures of some samples are made again, in every corruption and severity.
+    """
     from robustscope.runs.evidence import verify_run
 
     if show < 0:
         raise InvalidValue(f"--show={show} was given", "0 or more is allowed", "Write e.g. --show 100.")
-    check = verify_run(run)
+    if shifts < 0:
+        raise InvalidValue(f"--shifts={shifts} was given", "0 or more is allowed", "Write e.g. --shifts 100.")
+    check = verify_run(run, shift_samples=shifts)
     if json:
         emit(
             {
@@ -29,6 +39,8 @@ def command(
                 "hold_alone": check.hold_alone,
                 "survive_8bit": check.survive_8bit,
                 "certificates": check.certificates,
+                "shifted": check.shifted,
+                "left_out": list(check.left_out),
                 "failures": check.failures.to_dict("records"),
             }
         )
@@ -40,6 +52,10 @@ def command(
             )
         if check.certificates:
             out.print(f"{check.certificates} samples that it certifies were certified anew")
+        if check.shifted:
+            out.print(f"{check.shifted} rows of shifts were made and judged anew")
+        for reason in check.left_out:
+            out.print(f"not made anew: {reason}", markup=False)
         if check.marginal:
             out.print(f"{check.marginal} of them hang on logits that tie to within rounding")
         for row in check.failures.head(show).to_dict("records"):

@@ -86,7 +86,7 @@ class Draws:
 
     def uniform(self, purpose: str, like: Tensor, low: float = -1.0, high: float = 1.0) -> Tensor:
         """Return uniform numbers on [low, high), shaped, typed and placed as ``like`` (B, *S)."""
-        unit = self._each(purpose, like, lambda generator, out: out.uniform_(0.0, 1.0, generator=generator))
+        unit = self._each(purpose, like, lambda generator, out: out.uniform_(generator=generator))
         return unit.mul_(high - low).add_(low)
 
     def normal(self, purpose: str, like: Tensor) -> Tensor:
@@ -127,14 +127,14 @@ class Draws:
                 "Build Draws with ids=tuple(sample ids of this batch).",
             )
         generator = torch.Generator()
-        before: tuple[int, Tensor] | None = None
+        before, last = None, out
         keys = _keys(self.seed, self.scope, purpose, self.ids)
         for row, sample, own in zip(out.unbind(), self.ids, keys, strict=True):
-            if before is not None and before[0] == sample:
-                row.copy_(before[1])
+            if sample == before:
+                row.copy_(last)
             else:
                 draw(generator.manual_seed(own), row)
-            before = sample, row
+            before, last = sample, row
 
 
 def permutation(seed: int, purpose: str, count: int) -> list[int]:

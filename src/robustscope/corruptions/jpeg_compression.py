@@ -54,5 +54,4 @@ def jpeg_compression(x: Tensor, severity: int, *, draws: Draws, constants: Const
     quality, levels = constant(QUALITY, constants, x, severity), (x * 255).add_(0.5)
     if x.device.type != "cpu" or x.shape[-2] * x.shape[-1] <= LARGE:
         return through(levels.floor_(), quality).div_(255)
-    opened = through_jpeg(levels.to(torch.uint8).permute(0, 2, 3, 1).contiguous().numpy(), quality)
-    return torch.from_numpy(opened).to(x.dtype).div_(255).permute(0, 3, 1, 2)
+    return torch.from_numpy(through_jpeg(levels.to(torch.uint8).numpy(), quality)).to(x.dtype).div_(255)

@@ -87,10 +87,15 @@ def spatter(x: Tensor, severity: int, *, draws: Draws, constants: Constants = "a
         cover = functional.threshold(cover, 0.8, 0.0)[:, None]
         colour = (MUD[0],) if legacy else _in_channels(x, MUD)
         return (x * (1 - cover)).addcmul_(x.new_tensor(colour).view(1, -1, 1, 1), cover).clamp_(0, 1)
-    levels = functional.threshold(drops, threshold, 0.0).mul_(255).floor_().clamp_(0, 255)
+    return wetted(x, functional.threshold(drops, threshold, 0.0), last)
+
+
+def wetted(x: Tensor, water: Tensor, strength: float) -> Tensor:
+    """Return pictures (B, C, H, W) behind water (B, H, W), of which 0 is none: pale turquoise, bright at its rims."""
+    levels = (water * 255).floor_().clamp_(0, 255)
     wet = levels * _rims(levels)
     most = wet.amax((1, 2), keepdim=True)
-    wet = torch.where(most > 0, wet / most, 0)[:, None] * last
+    wet = torch.where(most > 0, wet / most, 0)[:, None] * strength
     return torch.addcmul(x, wet, x.new_tensor(_in_channels(x, WATER)).view(1, -1, 1, 1)).clamp_(0, 1)
 
 

@@ -117,18 +117,20 @@ def through_jpeg(pictures: np.ndarray, quality: int) -> np.ndarray:
     """Return pictures after one way through JPEG, by Pillow with its own defaults.
 
     Args:
-        pictures: uint8 (B, H, W, C), grey or RGB.
+        pictures: uint8 (B, C, H, W), grey or RGB.
         quality: of the JPEG, 1 to 95.
 
     Returns:
-        uint8 (B, H, W, C).
+        uint8 (B, C, H, W).
     """
     image = pillow()
-    opened = np.empty_like(pictures)
-    for picture, target in zip(pictures, opened, strict=True):
-        grey = picture.shape[2] == 1
+    opened = np.empty(pictures.shape, np.uint8)
+    for picture, target in zip(np.ascontiguousarray(pictures), opened, strict=True):
         file = io.BytesIO()
-        image.fromarray(picture[:, :, 0] if grey else picture).save(file, "JPEG", quality=quality)
-        seen = np.asarray(image.open(file))
-        target[...] = seen[:, :, None] if grey else seen
+        # Plane by plane, as Pillow takes colours apart and puts them together in a third of NumPy's time.
+        planes = [image.fromarray(plane) for plane in picture]
+        (planes[0] if len(planes) == 1 else image.merge("RGB", planes)).save(file, "JPEG", quality=quality)
+        seen = image.open(file)
+        for name, plane in zip("RGB" if len(planes) == 3 else "L", target, strict=True):
+            plane[...] = np.frombuffer(seen.tobytes("raw", name), np.uint8).reshape(plane.shape)
     return opened

@@ -43,7 +43,6 @@ def jpeg(x: Tensor, *, draws: Draws, bounds: Bounds, quality: int = 75) -> Tenso
     check_pictures(x, "jpeg", (1, 3))
     width = bounds.upper - bounds.lower
     levels = ((x.detach().double() - bounds.lower) / width * 255).round().clamp(0, 255)
-    pictures = levels.to(device="cpu", dtype=torch.uint8).permute(0, 2, 3, 1).numpy()
-    opened = torch.from_numpy(through_jpeg(pictures, quality))
-    values = opened.permute(0, 3, 1, 2).to(device=x.device, dtype=x.dtype)
+    opened = torch.from_numpy(through_jpeg(levels.to(device="cpu", dtype=torch.uint8).numpy(), quality))
+    values = opened.to(device=x.device, dtype=x.dtype)
     return (values / 255 * width + bounds.lower).clamp(*bounds)

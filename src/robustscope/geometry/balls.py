@@ -323,7 +323,8 @@ def sample(threat: Threat, x: Tensor, draws: Draws, purpose: str) -> Tensor:
     radius = _columns(threat.radius(x), x)
     lower, upper = threat.bounds
     if threat.norm == "linf":
-        return project(threat, x, x + draws.uniform(purpose, x) * radius)
+        # Rounding is monotonic: x + u * radius with |u| <= 1 never leaves the ball, so that only the bounds are left to clip to.
+        return draws.uniform(purpose, x).mul_(radius).add_(x).clamp_(lower, upper)
     if threat.norm == "l0":
         rank = draws.uniform(f"{purpose}/order", x).flatten(1).argsort(1).argsort(1).view_as(x)
         values = draws.uniform(f"{purpose}/value", x, lower, upper)

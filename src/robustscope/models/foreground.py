@@ -108,6 +108,59 @@ def with_masks(x: Tensor, masks: Tensor, bounds: Bounds = Bounds(0.0, 1.0)) -> T
     return torch.cat([x, torch.where(masks[:, None].to(x.device), high, low).to(x)], 1)
 
 
+def over_backgrounds(model: Classifier, masks: Tensor, x: Tensor) -> Classifier:
+    """Return the classifier of numbered pictures whose background is always that of the clean ones.
+
+    The attacker perturbs the foreground alone, and nothing is hidden: of row k the network sees the perturbed picture on the
+    mask, and ``x[k]`` off it. It is the control of a mask: what the smaller threat does without the hidden background.
+
+    Args:
+        model: the network.
+        masks: bool (B, H, W).
+        x: (B, C, H, W), the clean pictures.
+
+    Returns:
+        The classifier of :func:`numbered` pictures, in any order and with repetitions.
+
+    Example:
+        >>> from torch import nn
+        >>> x, masks = torch.rand(3, 1, 2, 2), torch.eye(2, dtype=torch.bool).expand(3, 2, 2)
+        >>> whole = Classifier(nn.Sequential(nn.Flatten(), nn.Linear(4, 2)).eval())
+        >>> bool((over_backgrounds(whole, masks, x).logits(numbered(x)) == whole.logits(x)).all())
+        True
+    """
+    middle, bits = sum(model.bounds) / 2, (len(x) - 1).bit_length()
+    digest = hashlib.sha256(x.detach().cpu().numpy().tobytes() + masks.cpu().numpy().tobytes()).hexdigest()
+    value = 2 ** torch.arange(bits, device=x.device)
+
+    def cover(given: Tensor) -> Tensor:
+        if not bits:
+            return torch.where(masks[:, None], given, x)
+        rows = ((given[:, -1].flatten(1)[:, :bits] > middle) * value).sum(1)
+        return torch.where(masks[rows, None], given[:, :-1], x[rows].to(given))
+
+    return defend(model, Transformation("clean_backgrounds", cover, backward="exact", facts=digest))
+
+
+def numbered(x: Tensor, bounds: Bounds = Bounds(0.0, 1.0)) -> Tensor:
+    """Return pictures that carry their number in a last channel, a bit in each of its first pixels; a single one none.
+
+    Args:
+        x: (B, C, H, W); B at most 2^(H W).
+        bounds: of the model; the bits are its ends.
+
+    Returns:
+        (B, C + 1, H, W), or (1, C, H, W).
+    """
+    bits = (len(x) - 1).bit_length()
+    if not bits:
+        return x
+    carried = torch.arange(len(x), device=x.device)[:, None] >> torch.arange(bits, device=x.device) & 1
+    channel = torch.full_like(x[:, 0], bounds.lower).flatten(1)
+    channel[:, :bits] = torch.where(carried.bool(), bounds.upper, bounds.lower).to(x)
+    return torch.cat([x, channel.view_as(x[:, :1])], 1)
+
+
 def carries_masks(norm: str, epsilon: float, bounds: Bounds) -> bool:
     """Tell whether no perturbation of a ball can change a mask that is carried as a channel."""
     return norm == "linf" and epsilon < (bounds.upper - bounds.lower) / 2

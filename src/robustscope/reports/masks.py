@@ -15,6 +15,7 @@ SAID = {
     "dilated": "foreground, grown",
     "random": "as many pixels at random",
     "shifted": "the mask, moved",
+    "foreground attacked": "no mask, foreground attacked",
     "saliency": "saliency of the clean input, fixed",
     "saliency attacked": "saliency, attacked too",
 }

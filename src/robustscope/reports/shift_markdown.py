@@ -10,6 +10,10 @@ from robustscope.reports.formats import markdown as safe
 from robustscope.reports.tables import table
 
 Models = Sequence[Mapping[str, Any]]
+BEYOND = (
+    "Effective robustness: accuracy under the shifts less what the trend of all other models of this run, a line on logits, lets "
+    "expect at the model's clean accuracy."
+)
 
 
 def card_blocks(summary: Mapping[str, Any]) -> Iterator[str]:
@@ -43,7 +47,7 @@ def shift_blocks(summary: Mapping[str, Any]) -> Iterator[str]:
         for told in shift["models"]:
             yield f"**{safe(told['model'])}**: {safe(told['sentence'])}."
         models = [told for told in shift["models"] if not told["reason"]]
-        if models:
+        if models and not shift["outliers"]:
             yield from _sequences(models) if shift["kind"] == "sequences" else _corruptions(models)
 
 
@@ -56,8 +60,10 @@ def mean(rate: Mapping[str, Any]) -> str:
 
 
 def _corruptions(models: Models) -> Iterator[str]:
+    beyond = any(told["effective_robustness"] is not None for told in models)
+    head = ["Model", "Clean", "Under the shifts", "mCE", "Relative mCE", "RMS calibration error", "AURRA"]
     yield table(
-        ["Model", "Clean", "Under the shifts", "mCE", "Relative mCE", "RMS calibration error", "AURRA"],
+        head + (["Effective robustness, points"] if beyond else []),
         (
             [
                 safe(told["model"]),
@@ -66,10 +72,13 @@ def _corruptions(models: Models) -> Iterator[str]:
                 percent(told["mce"]),
                 percent(told["relative_mce"]),
                 *(percent(told["shifted"][name]) for name in ("rms_calibration_error", "aurra")),
+                *([points(told["effective_robustness"])] if beyond else []),
             ]
             for told in models
         ),
     )
+    if beyond:
+        yield BEYOND
     yield table(
         ["Accuracy", *(safe(told["model"]) for told in models)],
         (

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from statistics import median
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
-from robustscope.analyses.sequences import sequence_summary
+from robustscope.analyses.effective_robustness import beyond_the_others
+from robustscope.analyses.outliers import IMAGENET_O, aupr
+from robustscope.analyses.sequences import measured, sequence_summary
 from robustscope.analyses.shifts import CLEAN, Errors, add_differences, against, alexnet, errors_of
 from robustscope.reports.formats import interval, number, percent, plain
 from robustscope.runs.shifted import SEQUENCES, read_shift
@@ -23,7 +27,9 @@ NAMES = {
     "cifar10-c": "corruptions of CIFAR-10-C",
     "mnist-c": "corruptions of MNIST-C",
     "imagenet-p": "sequences of ImageNet-P",
+    "imagenet-p-extra": "validation sequences of ImageNet-P",
     "cifar10-p": "sequences of CIFAR-10-P",
+    "cifar10-p-extra": "validation sequences of CIFAR-10-P",
 }
 """What stands behind the names of suites that are made on the fly."""
 
@@ -42,7 +48,7 @@ def shifts_of(run: Path, plan: Mapping[str, Any], table: pd.DataFrame) -> list[d
     """
     found = []
     for entry in plan.get("shifts", ()):
-        rows = read_shift(run, entry["index"])
+        rows = read_shift(run, entry["index"], partial(_needed, entry))
         reasons = {name: _reason(mine) for name, mine in rows.items()}
         one = _sequences if entry["kind"] == SEQUENCES else _corruptions
         summaries = one(plan, entry, {name: mine for name, mine in rows.items() if not reasons[name]}, table)
@@ -53,10 +59,27 @@ def shifts_of(run: Path, plan: Mapping[str, Any], table: pd.DataFrame) -> list[d
         facts = {
             key: entry.get(key) for key in ("name", "kind", "constants", "rounding", "sources", "paired", "comparable")
         }
-        facts |= {"what": NAMES.get(entry["name"], "benchmark on disk"), "n": entry["samples"]}
+        facts |= {
+            "what": NAMES.get(entry["name"], "benchmark on disk"),
+            "n": entry["samples"],
+            "outliers": _strange(entry),
+        }
         facts |= {"parts": len(entry["parts"]), "made": "sources" not in entry, "reference": _reference(plan) or None}
         found.append({**facts, "models": models})
     return found
+
+
+def _needed(entry: Mapping[str, Any], rows: pd.DataFrame) -> pd.DataFrame:
+    """Return what a report needs of the rows of a shard, so that the memory for all of them stays small."""
+    if entry["kind"] != SEQUENCES:
+        return rows.drop(columns=["y", "prediction"])
+    rows = rows.drop(columns=["y", "prediction", "confidence"])
+    sound = measured(rows[~rows["failed"]], _frames(entry), entry["noise"])
+    return pd.concat([sound, rows[rows["failed"]].drop(columns="orders")])
+
+
+def _frames(entry: Mapping[str, Any]) -> dict[str, int]:
+    return {name: count for (name, _), count in zip(entry["parts"], entry["frames"], strict=True)}
 
 
 def _reason(rows: pd.DataFrame) -> str | None:
@@ -89,7 +112,32 @@ def _corruptions(
     for name, summary in found.items():
         if wanted in rows and name != wanted:
             add_differences(summary, rows[name], rows[wanted])
+        summary["outliers"] = _detected(rows[name], clean[name]) if _strange(entry) else None
+    both = {name: summary for name, summary in found.items() if summary["clean"] is not None and not _strange(entry)}
+    accuracies = ({name: own[kind]["value"] for name, own in both.items()} for kind in ("clean", "shifted"))
+    beyond = {name: value for name, value in beyond_the_others(*accuracies).items() if value is not None}
+    for name, summary in found.items():
+        difference = {"value": beyond.get(name), "low": None, "high": None}
+        summary["effective_robustness"] = difference if name in beyond else None
     return found
+
+
+def _strange(entry: Mapping[str, Any]) -> bool:
+    """Tell whether the pictures of a shift belong to none of the classes, so that no prediction of them can be right."""
+    return IMAGENET_O in entry["name"].lower()
+
+
+def _detected(rows: pd.DataFrame, clean: pd.DataFrame | None) -> dict[str, Any]:
+    """Return how well low confidence tells the pictures of a shift from the clean ones; a gap with its reason."""
+    told = {"aupr": None, "chance": None, "inliers": 0, "reason": None}
+    if clean is None:
+        reason = "the data of the run are not of the same classes, or were not all judged: give the folders of these classes as --data"
+        return {**told, "reason": reason}
+    scores = [-part["confidence"].to_numpy(dtype=float) for part in (rows, clean)]
+    if np.isnan(np.concatenate(scores)).any():
+        return {**told, "reason": "the model tells no confidence"}
+    share = len(rows) / (len(rows) + len(clean))
+    return {**told, "aupr": aupr(*scores), "chance": share, "inliers": len(clean)}
 
 
 def _clean(plan: Mapping[str, Any], table: pd.DataFrame, model: str) -> pd.DataFrame | None:
@@ -103,8 +151,7 @@ def _clean(plan: Mapping[str, Any], table: pd.DataFrame, model: str) -> pd.DataF
 def _sequences(
     plan: Mapping[str, Any], entry: Mapping[str, Any], rows: Mapping[str, pd.DataFrame], table: pd.DataFrame
 ) -> dict[str, dict[str, Any]]:
-    frames = {name: count for (name, _), count in zip(entry["parts"], entry["frames"], strict=True)}
-    base, wanted = None, _reference(plan)
+    frames, base, wanted = _frames(entry), None, _reference(plan)
     if wanted in rows:
         base = sequence_summary(rows[wanted], frames, entry["noise"])
     return {name: sequence_summary(mine, frames, entry["noise"], base) for name, mine in rows.items()}
@@ -118,6 +165,8 @@ def _sentence(entry: Mapping[str, Any], told: Mapping[str, Any]) -> str:
     if entry["kind"] == SEQUENCES:
         text = f"The class changes in {percent(told['mean_flips'])} of the comparisons along the sequences of {entry['name']}"
         return text + (f", mFR {percent(told['mfr'])}" if told["mfr"] is not None else "")
+    if told["outliers"] is not None:
+        return _of_outliers(entry, told["outliers"])
     rate, clean = told["shifted"], told["clean"]
     text = f"{percent(rate['value'])} ({interval(rate['low'], rate['high'])}) are classified correctly {where}"
     text += f", against {percent(clean['value'])} clean" if clean is not None else ""
@@ -125,6 +174,15 @@ def _sentence(entry: Mapping[str, Any], told: Mapping[str, Any]) -> str:
         worst = min(told["corruptions"], key=lambda row: row["value"])
         text += f"; worst is {worst['corruption'].replace('_', ' ')}, {percent(worst['value'])}"
     return text + (f". mCE {percent(told['mce'])}" if told["mce"] is not None else "")
+
+
+def _of_outliers(entry: Mapping[str, Any], found: Mapping[str, Any]) -> str:
+    if found["reason"]:
+        return f"How well it tells {entry['name']} from ordinary pictures is not known: {found['reason']}"
+    return (
+        f"Low confidence tells the {entry['samples']:,} images of {entry['name']} from {found['inliers']:,} ordinary ones with an "
+        f"AUPR of {percent(found['aupr'])}, against {percent(found['chance'])} by chance; no prediction of them can be right"
+    )
 
 
 def shift_cautions(summary: Mapping[str, Any]) -> Iterator[tuple[str, str]]:

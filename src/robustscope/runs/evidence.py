@@ -26,6 +26,7 @@ from robustscope.runs.engines.local import torch_threads
 from robustscope.runs.execute import check_subjects
 from robustscope.runs.measured import read_measures
 from robustscope.runs.plan import Subjects, load_subjects
+from robustscope.runs.shift_evidence import SAMPLES, check_shifts
 from robustscope.runs.store import cells_of, evidence_digest, read_evidence, read_plan, read_table, shard_record
 
 
@@ -42,6 +43,8 @@ class Check:
         certificates: samples that the run certifies and that were certified again here.
         hold_alone: claims whose example fools the model here when it goes through it alone, at batch size 1.
         survive_8bit: claims whose example fools it here after rounding to 8 bits.
+        shifted: rows of shifts whose pictures were made and judged again here.
+        left_out: why other rows of shifts could not be, in words.
     """
 
     plan_id: str
@@ -52,20 +55,24 @@ class Check:
     hold_alone: int = 0
     survive_8bit: int = 0
     certificates: int = 0
+    shifted: int = 0
+    left_out: tuple[str, ...] = ()
 
 
-def verify_run(run: str | Path, subjects: Subjects | None = None) -> Check:
+def verify_run(run: str | Path, subjects: Subjects | None = None, *, shift_samples: int = SAMPLES) -> Check:
     """Recompute every claim of a run from models, data and stored examples.
 
     Checked for each row that claims success: the example is there, lies inside the bounds and the radius, its distance
     is the stored one, the model misclassifies it when it sees it alone, label and prediction are the stored ones, and it
     survives rounding to 8 bits if that is stored; a transformed example is made anew from the stored angle and shift. Checked for each
     sample: its label and its clean prediction. Checked for the folder: plan id, hashes of models, data and evidence,
-    rows missing or doubled, examples that no row claims. Certificates are computed anew, and must hold again.
+    rows missing or doubled, examples that no row claims. Certificates are computed anew, and must hold again. Of shifts the
+    pictures of some samples are made anew, and each model must say the same of them.
 
     Args:
         run: folder of a finished run.
         subjects: models and data in memory; loaded from the plan when None.
+        shift_samples: samples of each shift that are made again.
 
     Raises:
         RobustscopeError: if the folder itself cannot be read, or models or data have changed.
@@ -93,11 +100,15 @@ def verify_run(run: str | Path, subjects: Subjects | None = None) -> Check:
             hold_alone += checker.hold_alone
             survive_8bit += checker.survive_8bit
             proofs += checker.certificates
+        classifiers = [model.classifier for model in subjects.models]
+        remade = check_shifts(run, plan, classifiers, subjects.data, shift_samples)
+    failures += [Failure(shard, -1, sample, problem) for shard, sample, problem in remade.problems]
     claims = table[table["success"].fillna(False)]
     bad = {(failure.shard, failure.cell, failure.sample) for failure in failures}
     held = [key not in bad for key in zip(claims["shard"], claims["cell"], claims["sample"], strict=True)]
     found = pd.DataFrame(failures, columns=list(Failure._fields))
-    return Check(plan["id"], len(claims), sum(held), found, marginal, hold_alone, survive_8bit, proofs)
+    counts = marginal, hold_alone, survive_8bit, proofs, remade.rows
+    return Check(plan["id"], len(claims), sum(held), found, *counts, tuple(remade.left_out))
 
 
 class Failure(NamedTuple):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -14,13 +14,27 @@ from robustscope.attacks.compose import attack
 from robustscope.core.draws import Draws
 from robustscope.core.errors import InvalidValue, did_you_mean
 from robustscope.core.types import ThreatModel
-from robustscope.data.masks import KINDS, changed
+from robustscope.data.base import Dataset
+from robustscope.data.masks import KINDS, Masks, changed
 from robustscope.models.classifier import Classifier
-from robustscope.models.foreground import carries_masks, masked, masked_rows, saliency_masks, self_masked, with_masks
+from robustscope.models.foreground import (
+    carries_masks,
+    masked,
+    masked_rows,
+    numbered,
+    over_backgrounds,
+    saliency_masks,
+    self_masked,
+    with_masks,
+)
 
-ALL = ("none", *KINDS, "saliency", "saliency attacked")
-"""What can be compared: no mask; the kinds of ``data.masks``; the mask of the clean input's saliency, fixed; and the same
-mask computed anew from every perturbed input, so that it is attacked too."""
+FOREGROUND_ATTACKED = "foreground attacked"
+ALL = ("none", *KINDS, FOREGROUND_ATTACKED, "saliency", "saliency attacked")
+"""What can be compared: no mask; the kinds of ``data.masks``; nothing hidden, and only the foreground perturbed; the mask of
+the clean input's saliency, fixed; and the same mask computed anew from every perturbed input, so that it is attacked too."""
+NEED_MASKS = {*KINDS, FOREGROUND_ATTACKED}
+ROWS = 256
+"""Samples that :func:`evaluate_masked_data` holds at once."""
 STANDARD = ("none", "foreground", "dilated", "random")
 
 
@@ -61,10 +75,10 @@ def evaluate_masks(
             :func:`robustscope.attack`.
     """
     unknown = [kind for kind in kinds if kind not in ALL]
-    if unknown or not kinds or (masks is None and set(kinds) & set(KINDS)):
+    if unknown or not kinds or (masks is None and set(kinds) & NEED_MASKS):
         raise InvalidValue(
             f"kinds {', '.join(kinds) or 'of nothing'} were asked for{' without masks' if masks is None else ''}",
-            f"one or more of {', '.join(ALL)} are allowed, of which {', '.join(KINDS)} need masks",
+            f"one or more of {', '.join(ALL)} are allowed, of which {', '.join((*KINDS, FOREGROUND_ATTACKED))} need masks",
             did_you_mean(unknown[0] if unknown else "saliency", ALL),
         )
     model.check_inputs(x, y)
@@ -77,6 +91,8 @@ def evaluate_masks(
         mine = _masks(kind, model, x, masks, draws, dilation, share)
         if kind == "none":
             clean, robust = _attacked(model, x, y, threat, method, draws)
+        elif kind == FOREGROUND_ATTACKED:
+            clean, robust = _foreground(model, x, y, mine, threat, method, draws)
         elif kind == "saliency attacked":
             clean, robust = _attacked(self_masked(model, share=share), x, y, threat, method, draws)
         else:
@@ -97,6 +113,45 @@ def evaluate_masks(
     return pd.concat(tables, ignore_index=True)
 
 
+def evaluate_masked_data(
+    model: Classifier,
+    data: Dataset,
+    masks: Masks,
+    ids: Sequence[int],
+    threat: ThreatModel | str,
+    *,
+    seed: int = 0,
+    device: str = "cpu",
+    report: Callable[[int], object] = lambda more: None,
+    **options: Any,
+) -> pd.DataFrame:
+    """As :func:`evaluate_masks`, on samples of a data set, :data:`ROWS` at a time; the cut changes no row.
+
+    Args:
+        model: the network.
+        data: its pictures.
+        masks: of the data, as ``load_masks`` opens them.
+        ids: of the samples.
+        threat: as there.
+        seed: of all random numbers.
+        device: where the pictures are wanted.
+        report: told about so many more samples.
+        **options: kinds, method, dilation and share of :func:`evaluate_masks`.
+
+    Returns:
+        As there, the kinds of all samples together.
+    """
+    tables = []
+    for start in range(0, len(ids), ROWS):
+        rows = list(ids[start : start + ROWS])
+        x = data.read(rows).to(device)
+        y = torch.as_tensor(data.labels[rows], dtype=torch.int64, device=device)
+        own = masks.read(rows)
+        tables.append(evaluate_masks(model, x, y, own, threat, draws=Draws(seed, tuple(rows)), **options))
+        report(len(rows))
+    return pd.concat(tables, ignore_index=True)
+
+
 def _masks(
     kind: str, model: Classifier, x: Tensor, masks: Tensor | None, draws: Draws, dilation: int, share: float
 ) -> Tensor:
@@ -104,6 +159,8 @@ def _masks(
         return saliency_masks(model, x, share=share)
     if kind == "none" or masks is None:
         return torch.ones(len(x), *x.shape[2:], dtype=torch.bool)
+    if kind == FOREGROUND_ATTACKED:
+        return masks
     for known in KINDS:
         if kind == known:
             return changed(known, masks, draws.within("masks"), pixels=dilation)
@@ -131,6 +188,29 @@ def _behind(
         behind = masked(model, masks[mine[0]].to(x.device))
         found = _attacked(behind, x[rows], y[rows], threat.select(rows), method, draws.select(rows))
         clean[rows], robust[rows] = found
+    return clean, robust
+
+
+def _foreground(
+    model: Classifier,
+    x: Tensor,
+    y: Tensor,
+    masks: Tensor,
+    threat: ThreatModel,
+    method: tuple[str, Mapping[str, Any]],
+    draws: Draws,
+) -> tuple[Tensor, Tensor]:
+    """Attack the foreground of pictures that are seen whole: together where they can carry their numbers, else one by one."""
+    masks = masks.to(x.device)
+    if carries_masks(threat.norm, _largest(threat), model.bounds) and len(x) <= 2 ** min(masks[0].numel(), 62):
+        whole = over_backgrounds(model, masks, x)
+        return _attacked(whole, numbered(x, model.bounds), y, threat, method, draws)
+    found = []
+    for i in range(len(x)):
+        row = torch.tensor([i], device=x.device)
+        whole = over_backgrounds(model, masks[row], x[row])
+        found.append(_attacked(whole, x[row], y[row], threat.select(row), method, draws.select(row)))
+    clean, robust = (torch.cat(part) for part in zip(*found, strict=True))
     return clean, robust
 
 

@@ -32,8 +32,13 @@ from robustscope.runs.config import Config, ModelSpec
 from robustscope.runs.corruption_suites import BENCHMARKS, check_pictures
 from robustscope.runs.store import runs_all_cells
 
-SERIES: Mapping[str, str] = {"imagenet-p": "auto", "cifar10-p": "cifar-10-p"}
-"""Suites of all sequences, and the constants that their names stand for."""
+SERIES: Mapping[str, tuple[str, bool]] = {
+    "imagenet-p": ("auto", False),
+    "imagenet-p-extra": ("auto", True),
+    "cifar10-p": ("cifar-10-p", False),
+    "cifar10-p-extra": ("cifar-10-p", True),
+}
+"""Suites of sequences: the constants that their names stand for, and whether it is the authors' validation set."""
 CHOSEN = "corruptions"
 """Name of the suite of corruptions that were named one by one."""
 ALEXNET = "alexnet"
@@ -127,19 +132,20 @@ def _corrupted(name: str, parts: Sequence[Part], constants: Constants, data: Dat
 
 
 def _series(name: str, data: Dataset, ids: list[int]) -> dict[str, Any]:
-    """Return the entry of the ten sequences; one picture tells how many frames each has."""
+    """Return the entry of a suite of sequences; one picture tells how many frames each has."""
     check_pictures(data, ())
     x = data.read(ids[:1])
-    constants = SERIES[name]
+    constants, validation = SERIES[name]
+    cards = [card for card in SEQUENCES if card.validation == validation]
     return {
         "name": name,
         "kind": "sequences",
-        "parts": [[card.name, 0] for card in SEQUENCES],
-        "frames": [perturb(card.name, x, constants=constants).shape[1] for card in SEQUENCES],
-        "versions": {card.name: card.version for card in SEQUENCES},
+        "parts": [[card.name, 0] for card in cards],
+        "frames": [perturb(card.name, x, constants=constants).shape[1] for card in cards],
+        "versions": {card.name: card.version for card in cards},
         "constants": constants,
         "rounding": "truncate",
-        "noise": [card.name for card in SEQUENCES if card.noise],
+        "noise": [card.name for card in cards if card.noise],
         "paired": True,
         "comparable": True,
     }

@@ -40,7 +40,7 @@ def shift_shard(plan: Entry, shard: Entry, models: Sequence[Classifier], data: D
     (index,) = shard["shifts"]
     entry, ids = plan["shifts"][index], list(shard["ids"])
     device = plan["request"]["settings"]["device"]
-    source = _Pictures(entry, data, ids, plan["seed"], device)
+    source = Pictures(entry, data, ids, plan["seed"], device)
     frames = []
     for part in range(len(entry["parts"])):
         try:
@@ -55,7 +55,7 @@ def shift_shard(plan: Entry, shard: Entry, models: Sequence[Classifier], data: D
     return pd.concat([frame[list(COLUMNS)] for frame in frames], ignore_index=True)
 
 
-class _Pictures:
+class Pictures:
     """The pictures of one shift for the samples of a shard; what all parts share is read once."""
 
     def __init__(self, entry: Entry, data: Dataset, ids: list[int], seed: int, device: str) -> None:
@@ -84,15 +84,20 @@ def _judged(model: Classifier, x: Tensor | Exception, columns: list[int] | None)
     if isinstance(x, Exception):
         return {"status": "error", "note": explain(x), **nothing}
     try:
-        logits = model.logits(x.flatten(0, -4))
+        logits = logits_of(model, x, columns)
     except Exception as error:  # as above, of this model alone
         return {"status": "error", "note": explain(error), **nothing}
-    logits = logits if columns is None else logits[:, torch.tensor(columns, device=logits.device)]
     plain = {"status": "ok", "note": ""}
     if x.dim() == 4:
         return {**plain, **judged(logits, model.access == "decisions"), "orders": None}
     order = logits.sort(dim=1, descending=True, stable=True).indices[:, :SHOWN].reshape(len(x), -1)
     return {**plain, **nothing, "orders": list(order.to(torch.int32).cpu().numpy())}
+
+
+def logits_of(model: Classifier, x: Tensor, columns: list[int] | None) -> Tensor:
+    """Return the logits of pictures, or of every frame of sequences: (N, K), of some classes alone if they are given."""
+    logits = model.logits(x.flatten(0, -4))
+    return logits if columns is None else logits[:, torch.tensor(columns, device=logits.device)]
 
 
 def judged(logits: Tensor, decisions: bool = False) -> dict[str, np.ndarray]:

@@ -18,7 +18,9 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import os
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -241,8 +243,14 @@ def missing_shards(run: Path, plan: Mapping[str, Any]) -> list[int]:
 
 def _query(paths: Sequence[Path], query: str) -> pd.DataFrame:
     """Run a DuckDB query over Parquet files, named ``$files``."""
-    with duckdb.connect() as connection:
-        return connection.execute(query, {"files": [str(path) for path in paths]}).df()
+    with _database(os.getpid()).cursor() as cursor:
+        return cursor.execute(query, {"files": [str(path) for path in paths]}).df()
+
+
+@lru_cache(maxsize=1)
+def _database(process: int) -> duckdb.DuckDBPyConnection:
+    """Return the database through which a process reads files: to open one takes longer than to read a shard."""
+    return duckdb.connect(config={"threads": 1})
 
 
 def shard_record(run: Path, shard: int) -> dict[str, Any]:

@@ -22,7 +22,7 @@ from robustscope.core.forms import to_dict
 from robustscope.core.threads import torch_threads
 from robustscope.core.types import ThreatModel
 from robustscope.data.base import Dataset
-from robustscope.models.randomness import kept_randomness
+from robustscope.models.randomness import kept_randomness, seed_layers
 from robustscope.models.weights import check_device
 from robustscope.training import checkpoints, distributed
 from robustscope.training.augment import augment
@@ -188,7 +188,7 @@ class Training:
         for group in self.optimizer.param_groups:
             group["lr"] = self.recipe.learning_rate * self.rate(done) * 0.5**self.attempt
         threat = self._threat(done)
-        torch.manual_seed(key(self.recipe.seed, name, f"layers/{distributed.rank()}", batch))  # dropout and its like
+        seed_layers(key(self.recipe.seed, name, f"layers/{distributed.rank()}", batch), self.device)
         mine = distributed.part(len(ids))
         x, y = self.samples.read(ids[mine])
         draws = Draws(self.recipe.seed, tuple(ids[mine]), name)

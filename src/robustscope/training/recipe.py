@@ -22,6 +22,8 @@ OPTIMIZERS = ("sgd", "adam", "adamw")
 BEST_BY = ("robust", "clean", "last")
 SCOPES = ("global", "layer")
 METHODS = ("magnitude", "surgery")
+TABLES = {"objective": "parameters", "model": "model_parameters", "schedule": "schedule_parameters"}
+"""What is chosen by name -> the table of its settings."""
 
 
 @dataclass(frozen=True)
@@ -216,7 +218,8 @@ def load_recipe(place: str | Path, **changes: Any) -> Recipe:
 
     Args:
         place: name such as "mnist-fast", or path.
-        changes: values that replace those of the file; tables such as ``parameters`` are merged.
+        changes: values that replace those of the file; tables such as ``parameters`` are merged, unless they belong to
+            what another objective, model or schedule replaces.
 
     Raises:
         MissingFile, BadFile, UnknownName, InvalidType, InvalidValue: naming the key.
@@ -228,6 +231,9 @@ def load_recipe(place: str | Path, **changes: Any) -> Recipe:
             f"the recipe {text!r} was given", "", did_you_mean(text, known) + " Or give a path ending in .toml."
         )
     raw = read_toml(known.get(text, Path(text)))
+    for key, table in TABLES.items():
+        if changes.get(key, raw.get(key)) != raw.get(key):
+            raw.pop(table, None)
     for key, value in changes.items():
         raw[key] = {**raw.get(key, {}), **value} if isinstance(value, Mapping) else value
     return build(Recipe, raw, "")

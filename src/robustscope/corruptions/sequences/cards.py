@@ -26,12 +26,14 @@ class SequenceCard(Card):
         context: whether the frames show what lies beyond the edge, so that they are cropped after the change.
         stochastic: whether it draws random numbers.
         channels: numbers of channels that it is defined for; None means any.
+        validation: whether it is of the authors' validation set, which does not count in mFR.
     """
 
     noise: bool = False
     context: bool = False
     stochastic: bool = False
     channels: tuple[int, ...] | None = None
+    validation: bool = False
 
 
 SEQUENCES: Registry[SequenceCard] = Registry("sequence", SequenceCard)

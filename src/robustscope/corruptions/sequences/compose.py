@@ -10,6 +10,7 @@ from torch import Tensor
 from robustscope.core.draws import Draws
 from robustscope.core.errors import InvalidValue
 from robustscope.corruptions.compose import check_pictures
+from robustscope.corruptions.resample import about_centre, affine
 from robustscope.corruptions.sequences.cards import SEQUENCES, SequenceCard
 from robustscope.corruptions.tables import Rounding, on_levels
 
@@ -82,6 +83,12 @@ def _cropped(x: Tensor, side: int | None) -> Tensor:
         return x
     top, left = ((length - side) // 2 for length in x.shape[-2:])
     return x[..., top : top + side, left : left + side].contiguous()
+
+
+def mapped(x: Tensor, linear: list[list[float]]) -> Tensor:
+    """Return pictures under a linear map about their centre, from new to old positions: bilinear, black outside, on levels."""
+    matrix = torch.tensor(linear, dtype=torch.float64).expand(len(x), 2, 2)
+    return on_levels(affine(x, about_centre(matrix, x), "zeros").clamp(0, 1), "nearest")
 
 
 def clean_first(x: Tensor, frames: list[Tensor]) -> Tensor:

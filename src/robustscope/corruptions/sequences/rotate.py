@@ -9,9 +9,8 @@ from torch import Tensor
 
 from robustscope.core.draws import Draws
 from robustscope.corruptions.cards import HENDRYCKS
-from robustscope.corruptions.resample import about_centre, affine
 from robustscope.corruptions.sequences.cards import Constants, constant, register
-from robustscope.corruptions.tables import on_levels
+from robustscope.corruptions.sequences.compose import mapped
 
 STEP = {"imagenet-p": 1.0, "tiny-imagenet-p": 1.0, "cifar-10-p": 1.0}
 """Degrees from frame to frame."""
@@ -46,6 +45,5 @@ def rotate(x: Tensor, *, draws: Draws, constants: Constants = "auto") -> Tensor:
     for frame in range(31):
         angle = math.radians((frame - 15) * constant(STEP, constants, x))
         c, s = math.cos(angle), math.sin(angle)
-        turn = torch.tensor([[c, s], [-s, c]], dtype=torch.float64).expand(len(x), 2, 2)
-        frames.append(on_levels(affine(x, about_centre(turn, x), "zeros").clamp(0, 1), "nearest"))
+        frames.append(mapped(x, [[c, s], [-s, c]]))
     return torch.stack(frames, 1)
