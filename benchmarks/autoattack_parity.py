@@ -94,7 +94,8 @@ def ours(model: LoadedModel, x: Tensor, y: Tensor, ids: list[int], case: dict[st
         judged = 0
         if step.outcome is not None:
             won = step.outcome.verdict.success
-            judged = len(won) + int(won.sum())
+            # Our judge looks once at each example, and twice more at those that fool: alone, and rounded to 8 bits.
+            judged = len(won) + 2 * int(won.sum())
             found |= {"broken": step.rows[won], "x_adv": step.outcome.result.x_adv[won]}
         yield {**found, "forward": rows.forward - judged, "backward": rows.backward}
 

@@ -6,15 +6,18 @@ import torch
 import robustscope
 from digits_bed import digits
 from robustscope.attacks.approach import approach, scout
-from robustscope.attacks.climb import Climb
+from robustscope.attacks.climb import BEHIND, HOPELESS, Climb
 from robustscope.attacks.compose import attack
 from robustscope.attacks.estimates import Estimate, agreement
+from robustscope.attacks.ladder import _vary
 from robustscope.attacks.prospects import GLANCES, look
 from robustscope.attacks.race import race
 from robustscope.core.draws import Draws
 from robustscope.core.types import ThreatModel
 from robustscope.data import problems
 from robustscope.data.masked import masked
+from robustscope.geometry import balls
+from robustscope.geometry.losses import margin
 from robustscope.models.classifier import Classifier
 
 COUNTS = {("linf", 0.05): 657, ("linf", 0.1): 456, ("linf", 0.15): 207, ("l2", 0.5): 440, ("l2", 0.8): 149}
@@ -124,9 +127,57 @@ def test_a_flat_margin_is_raced_against_and_soon_given_up():
         module.register_forward_hook(lambda _, __, z, share=share: z * z.new_tensor([6.4 * (1 + share) / 40, 1.0]))
         outcome = attack("ladder", Classifier(module), x, y, ThreatModel("linf", 0.1), search=False)
         spent[share] = int(outcome.result.backward[0])
-    assert spent[16] - spent[14] == 4, (
-        "one more than three steps towards the only other class, which leave 0.94 of the margin"
+    assert spent[16] - spent[14] == 2 + 5, (
+        "the start of a race and one step, which gets no lower than the descents did, and five steps of Auto-PGD"
     )
+
+
+@pytest.mark.parametrize("norm", ["linf", "l2"])
+def test_a_first_descent_that_falls_as_expected_and_too_little_is_given_up(norm):
+    """A linear model falls exactly as expected, so that what the radius lacks after the first step decides alone."""
+    model, x, y, _ = digits(norm, 200)
+    threat, draws = ThreatModel(norm, 0.1 if norm == "linf" else 0.5), Draws(0, tuple(range(200)))
+    for thorough in (False, True):
+        climb = Climb(model, x, y, threat, draws, thorough)
+        known, before = climb.known, climb.known.forward.clone()
+        left, lack = ~known.broken, known.clean / known.expected - 1
+        climb.descend(left, (0,), 7)
+        due = torch.full_like(before, 8) if thorough else torch.where(lack >= HOPELESS, 2, 8)
+        due[lack < 0] = 1  # broken by the first iterate, towards a class that the one step did not go to
+        assert torch.equal((known.forward - before)[left], due[left])
+        assert (lack[left] >= HOPELESS).any()
+        assert (lack[left] < HOPELESS).any()
+
+
+def test_a_descent_towards_another_class_is_given_up_where_it_stays_behind():
+    model, x, y, _ = digits("linf", 300)
+    threat = ThreatModel("linf", 0.1)
+    climb = Climb(model, x, y, threat, Draws(0, tuple(range(300))))
+    known, rows = climb.known, (~climb.known.broken).nonzero()[:, 0]
+    goal = known.order[rows, 1]
+    _, gradient, _ = model.gradient(
+        lambda z, part: (z.gather(1, goal[part, None]) - z.gather(1, y[rows][part, None]))[:, 0], x[rows]
+    )
+    best = margin(model.logits(balls.furthest(threat.select(rows), x[rows], gradient)), y[rows])
+    behind = (best - known.lowest[rows]) / known.fall[rows]  # a linear model is at its best after one step
+    before = known.forward.clone()
+    climb.descend(~known.broken, (1,), 12)
+    due = torch.where(behind > BEHIND[1], 5, torch.where(behind > BEHIND[2], 9, 13))
+    assert torch.equal((known.forward - before)[rows], due)
+    assert set(due.tolist()) == {5, 9, 13}
+
+
+def test_other_attacks_are_for_samples_whose_margin_later_descents_lowered():
+    model, x, y, _ = digits("linf", 200)
+    climb = Climb(model, x, y, ThreatModel("linf", 0.1), Draws(0, tuple(range(200))))
+    known, none = climb.known, torch.zeros(200, dtype=torch.bool)
+    near = known.near(0.1)
+    assert near.any()
+    before = known.backward.clone()
+    _vary(climb, none, known.lack.clone())
+    assert torch.equal(known.backward, before), "no descent lowered what the first one left"
+    _vary(climb, none, 2 * known.lack)
+    assert torch.equal(known.backward > before, near)
 
 
 class Summit(torch.nn.Module):
@@ -163,11 +214,21 @@ def test_a_race_finds_the_class_that_rises_beyond_a_ledge():
         assert back.tolist() == [9 + 1] * 4
 
 
+def test_a_race_goes_on_only_below_what_other_descents_left():
+    x, y, order = torch.full((1, 1, 4, 4), 0.5), torch.zeros(1, dtype=torch.int64), torch.ones(1, 1, dtype=torch.int64)
+    model = Classifier(Pull(9.0).eval())  # 40 at x, of which the radius takes 6.4: more than 0.8 of it stays
+    clean, left = torch.tensor([40.0]), 40 - 6.4
+    for known, steps in ((left, 2), (left / 0.98, 4), (40.0, 4)):
+        found = race(model, x, y, order, ThreatModel("linf", 0.1), x, clean, torch.tensor([known]))
+        assert torch.allclose(found.lowest, torch.tensor(left))
+        assert found.forward.tolist() == [1 + steps], "after two steps, or at 0.8 of the clean margin after four"
+
+
 def test_a_race_without_a_gradient_costs_its_start():
     x, y = torch.full((3, 1, 8, 8), 0.2), torch.zeros(3, dtype=torch.int64)
     model, threat = Classifier(Constant().eval()), ThreatModel("linf", 0.1)
     order = torch.tensor([[1, 2, 3]]).expand(3, 3)
-    found = race(model, x, y, order, threat, x, torch.ones(3))
+    found = race(model, x, y, order, threat, x, torch.ones(3), torch.ones(3))
     assert found.forward.tolist() == [1, 1, 1]
     assert found.backward.tolist() == [3, 3, 3]
     assert not found.solved.any()

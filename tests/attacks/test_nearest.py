@@ -80,6 +80,24 @@ def test_an_example_beyond_the_radius_is_pulled_back_and_one_within_is_kept():
     assert (outcome.verdict.distance <= limit * (1 + 1e-6)).all()
 
 
+@pytest.mark.parametrize("norm", ["linf", "l2", "l1", "l0"])
+def test_a_sample_may_be_done_with_its_first_example_within_the_radius(norm):
+    model, x, y, _ = digits("l2", 12)
+    found = attack("nearest", model, x, y, ThreatModel(norm, math.inf), steps=100)
+    limit = float(found.verdict.distance.median()) * 1.1
+    whole, part = (
+        attack("nearest", model, x, y, ThreatModel(norm, limit), steps=100, stop_at_epsilon=stop)
+        for stop in (False, True)
+    )
+    won = whole.verdict.success
+    assert won.any()
+    assert not won.all()
+    assert torch.equal(won, part.verdict.success)
+    assert torch.equal(whole.result.forward[~won], part.result.forward[~won])
+    assert (part.result.forward[won] < whole.result.forward[won]).all()
+    assert (part.result.backward[won] < whole.result.backward[won]).all()
+
+
 def test_it_spends_what_it_says():
     model, x, y, _ = digits("l2", 4)
     for norm in ("linf", "l2", "l1", "l0"):

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from robustscope.attacks.approach import approach, scout
 from robustscope.attacks.cards import ATTACKS
-from robustscope.attacks.descent import descend
+from robustscope.attacks.descent import Leave, descend
 from robustscope.attacks.estimates import Estimate, agreement, order_of
 from robustscope.attacks.prospects import look
 from robustscope.attacks.race import race
@@ -33,19 +33,38 @@ must be told from the noise."""
 DOUBT = 0.98
 """Correlation at two random points below which the gradient is looked at in earnest, see :meth:`Prospects.glance`."""
 
+HOPELESS, AS_EXPECTED, SETTLED = 1.0, 0.1, 0.8
+"""A first descent is given up after its first step where the radius lacks so much, in radii, the margin fell as expected, to
+within such a share, and that step left such a share of what the radius lacked before it."""
+
+BEHIND = {1: 0.25, 2: 0.1}
+"""After so many thirds of its steps, by how much of what the margin has fallen so far a descent towards another class may
+be behind the best point."""
+
 DEAF = 0.7
 """Share of twice the fall below which the margin counts as deaf to twice the radius."""
 
 
 class Climb:
-    """The samples of one call, what is known of them, and the two ways to go on: a descent, or another attack."""
+    """The samples of one call, what is known of them, and the ways to go on: descents, a race, or another attack.
 
-    def __init__(self, model: Classifier, x: Tensor, y: Tensor, threat: ThreatModel, draws: Draws) -> None:
+    Args:
+        model, x, y, threat, draws: as an attack has them.
+        thorough: make every descent to its end.
+    """
+
+    def __init__(
+        self, model: Classifier, x: Tensor, y: Tensor, threat: ThreatModel, draws: Draws, thorough: bool = False
+    ) -> None:
         self.model, self.x, self.y, self.threat, self.draws = model, x, y, threat, draws
+        self.thorough = thorough
         self.known, self.first = look(model, x, y, threat, draws)
 
     def descend(self, which: Tensor, ranks: Sequence[int], steps: int, start: str = "") -> None:
         """Descend towards the classes of these ranks, one after the other, from ``x`` or from random points.
+
+        Unless the climb is thorough, a descent from the linear optimum of rank 0 may be hopeless, and those towards the
+        others fall behind; both are then given up.
 
         Args:
             which: bool (B,), samples to attack.
@@ -63,7 +82,34 @@ class Climb:
             else:
                 begin = x if rank else self.first[rows]
             goals = self.known.order[rows, rank]
-            self.known.add(rows, descend(self.model, x, self.y[rows], goals, threat, begin, steps))
+            leave = self._behind(rows, steps) if rank else None if start else self._hopeless(rows)
+            leave = None if self.thorough else leave
+            self.known.add(rows, descend(self.model, x, self.y[rows], goals, threat, begin, steps, leave=leave))
+
+    def _hopeless(self, rows: Tensor) -> Leave:
+        """Tell when a first descent of the samples ``rows`` is given up: the margin fell as expected, which is too little."""
+        clean, expected, first = (of[rows] for of in (self.known.clean, self.known.expected, self.known.lowest))
+
+        def leave(step: int, part: Tensor, lowest: Tensor) -> Tensor:
+            before, lowest = first[part], torch.minimum(lowest, first[part])
+            fall = clean[part] - lowest
+            due = (fall - expected[part]).abs() <= AS_EXPECTED * expected[part]
+            settled = lowest * (clean[part] - before) >= SETTLED * before * fall
+            return due & settled & (lowest >= HOPELESS * fall) & (step == 1)
+
+        return leave
+
+    def _behind(self, rows: Tensor, steps: int) -> Leave:
+        """Tell when a descent of the samples ``rows`` towards another class is given up: the best point is far ahead."""
+        best, fall = self.known.lowest[rows], self.known.fall[rows]
+
+        def leave(step: int, part: Tensor, lowest: Tensor) -> Tensor:
+            thirds, over = divmod(3 * step, steps)
+            if over or thirds not in BEHIND:
+                return torch.zeros_like(part, dtype=torch.bool)
+            return lowest - best[part] > BEHIND[thirds] * fall[part]
+
+        return leave
 
     def race(self, which: Tensor) -> None:
         """Race towards all of the nearest classes, each from the same random point, and give up those that stay behind.
@@ -76,7 +122,8 @@ class Climb:
         for part in rows.split(self.model.batch_size) if len(rows) else ():
             x, threat = self.x[part], self.threat.select(part)
             start = balls.sample(threat, x, self.draws.select(part), "race")
-            known.add(part, race(self.model, x, self.y[part], known.order[part], threat, start, known.clean[part]))
+            margins = known.clean[part], known.lowest[part]
+            known.add(part, race(self.model, x, self.y[part], known.order[part], threat, start, *margins))
 
     def run(self, which: Tensor, name: str, scope: str = "", **parameters: Any) -> Tensor:
         """Run a registered attack on the samples ``which`` (bool).

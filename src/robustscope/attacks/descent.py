@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -21,6 +22,10 @@ FINAL_STEP = 0.02
 """Size of the last step as a share of epsilon; the first is larger, and they shrink evenly."""
 
 
+Leave = Callable[[int, Tensor, Tensor], Tensor]
+"""Tells after a step which of the samples ``rows`` give up, bool (b,), from the smallest margins that they met, (b,)."""
+
+
 @dataclass(frozen=True)
 class Descent:
     """Where a descent ended; one row for each sample.
@@ -29,7 +34,7 @@ class Descent:
         x_adv: (B, *S), the first adversarial iterate, or the one of the smallest margin.
         solved: bool (B,), whether ``x_adv`` is adversarial.
         lowest: (B,), smallest margin met.
-        moved: (B,), by how much the last quarter of the steps still lowered the smallest margin.
+        moved: (B,), by how much the last quarter of the steps still lowered the smallest margin; 0 where it gave up.
         forward: int64 (B,), rows sent forward.
         backward: int64 (B,), rows sent backward.
     """
@@ -57,6 +62,7 @@ def descend(
     steps: int,
     estimate: Estimate | None = None,
     longest: float = 1.0,
+    leave: Leave | None = None,
 ) -> Descent:
     """Ascend Z_t - Z_y with momentum and evenly shrinking steps; a sample leaves at its first adversarial iterate.
 
@@ -73,6 +79,7 @@ def descend(
         steps: number of steps; one more forward pass judges the last iterate.
         estimate: what to take in place of the model's own gradient; None takes that.
         longest: size of the first step as a share of epsilon.
+        leave: asked after each step which samples give up; None for none.
     """
     rows = torch.arange(len(x), device=x.device)
     x_adv, solved = start.clone(), torch.zeros(len(x), dtype=torch.bool, device=x.device)
@@ -105,6 +112,10 @@ def descend(
             earlier[rows] = lowest[rows]
         if step == steps:
             break
+        if leave is not None:
+            given_up = leave(step, rows, lowest[rows])
+            earlier[rows[given_up]] = lowest[rows[given_up]]
+            reached = reached | given_up
         keep = (~reached).nonzero()[:, 0]
         rows, point, previous, gradient = rows[keep], point[keep], previous[keep], gradient[keep]
         share = longest * (1 - step / steps) + FINAL_STEP

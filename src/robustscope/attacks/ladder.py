@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -9,6 +11,7 @@ from robustscope.attacks.cards import register
 from robustscope.attacks.climb import Climb
 from robustscope.core.draws import Draws
 from robustscope.core.types import AttackResult, ThreatModel
+from robustscope.geometry.losses import LOSSES
 from robustscope.models.classifier import Classifier
 
 BIBTEX = """@inproceedings{croce2020reliable,
@@ -29,10 +32,15 @@ DEAF_UP_TO = 8.0
 """What the radius may lack, in radii, for a sample to be asked whether its margin falls further at twice of it."""
 
 SHORT = 0.7
-"""Share of the expected fall below which FAB is asked in l2 and l1 too, where the margin is not deaf."""
+"""Share of the expected fall below which FAB is asked in l2 and l1 too, where the margin is not deaf, and Square is given more
+than ten queries even where those move nothing."""
 
 STIRRED = 0.08
 """Share of the clean margin by which ten queries of Square move it, one way or the other, where more of them may tell."""
+
+MOVED, KEPT = 0.8, 0.9
+"""Share of what the radius lacked after the first descent that the later ones may leave for other attacks to be worth
+their rows: the dear ones, and the cheaper ones."""
 
 FLAT = 15.0
 """What the radius lacks, in radii, from where on the gradient around ``x`` reaches nowhere and says nothing."""
@@ -40,7 +48,7 @@ FLAT = 15.0
 
 @register(
     "ladder",
-    version=6,
+    version=7,
     source="this project, docs/decisions/0006; several targets: Gowal et al., 2019, arXiv:1910.09338",
     bibtex=BIBTEX,
     norms=("linf", "l2", "l1"),
@@ -69,7 +77,9 @@ def ladder(
     One look at the gradients towards the nearest classes tells how far the margin would fall if the model were linear.
     Short descents of Z_t - Z_y from there break nearly all that can be broken. What they leave is judged by three
     figures: what the radius lacks (the margin left over the margin fallen), whether the fall is the expected one, and
-    whether the margin still moved at the end. Samples that are near go on to more classes, random starts and Auto-PGD.
+    whether the margin still moved at the end. Samples that are near go on to more classes and random starts, and where those
+    lowered the margin further, to Auto-PGD and ``nearest``. A descent that falls as expected and far too little, or that
+    stays behind those before it, is given up.
     Two cases in which the radius seems to lack more than it does are attacked otherwise: FAB where the margin falls no
     further at twice the radius, and after it in l2 and l1 ``nearest``; a race towards all near classes, on the
     difference-of-logits ratio, where the margin hardly falls at all. Samples that behave oddly are also searched by
@@ -98,34 +108,44 @@ def ladder(
     """
     if not len(x):
         return AttackResult(x.clone(), torch.zeros_like(y), torch.zeros_like(y))
-    climb = Climb(model, x, y, threat, draws)
+    climb = Climb(model, x, y, threat, draws, thorough)
     known = climb.known
     every = torch.full_like(known.broken, thorough)
     climb.descend(~known.broken, (0,), 7)
+    first = known.lack
     climb.descend(every | known.near(0.3), (1, 2), 12)
     climb.descend(every | known.near(0.15) | (known.unsettled & known.near(0.3)), (0,), 20, "again")
     loose = known.unsettled | known.astray(0.5)
     climb.descend(every | known.near(0.12) | (loose & known.near(0.3)), (0, 1, 2), 30, "press")
     climb.follow(every | known.near(0.12), 20, classes=1, longest=0.3)
-    _vary(climb, every)
+    _vary(climb, every, first)
     _mistrust(climb, every)
     if search:
         _search(climb, every)
     return AttackResult(known.x_adv, known.forward, known.backward)
 
 
-def _vary(climb: Climb, every: Tensor) -> None:
+def _vary(climb: Climb, every: Tensor, first: Tensor) -> None:
     """Try other losses, starts and schedules on samples that lack a few percent of the radius.
 
-    What still breaks there lies in another basin: more descents of the same kind end where the others did. Where the
-    margin fell just as a linear model's, there is no other.
+    What still breaks there lies in another basin, and where there are others, the descents so far ended in some of them:
+    each lowered the margin further. Where the radius lacks what it lacked after the first one, ``first`` (B,), it will
+    after more of them; and where the margin fell just as a linear model's, there is no other basin.
     """
     known = climb.known
-    bent = known.astray(0.01)
-    climb.run(every | (bent & known.near(0.05)), "apgd", "vary", loss="cross_entropy")
-    climb.run(every | (bent & known.near(0.05)), "apgd", "vary", loss="margin", restarts=2)
-    climb.run(every | (bent & known.near(0.03)), "nearest", "vary", steps=300)
-    climb.run(every | (bent & known.near(0.01)), "apgd", loss="margin", restarts=5)
+    moved, kept = (every | (known.lack <= share * first) for share in (MOVED, KEPT))
+    _polished(climb, moved & (every | known.near(0.1)), "apgd", "vary", loss="cross_entropy", steps=50)
+    bent = every | known.astray(0.01)
+    _polished(climb, bent & kept & (every | known.near(0.05)), "nearest", "vary", steps=150, stop_at_epsilon=True)
+    climb.run(bent & moved & (every | known.near(0.05)), "nearest", "vary", steps=300, stop_at_epsilon=True)
+    climb.run(bent & moved & (every | known.near(0.03)), "apgd", loss="margin", restarts=5)
+
+
+def _polished(climb: Climb, which: Tensor, name: str, scope: str, **parameters: Any) -> None:
+    """Run an attack on the samples ``which`` (bool), and follow its points further where they are better than the others."""
+    before = climb.known.lowest.clone()
+    climb.run(which, name, scope, **parameters)
+    climb.follow(which & (climb.known.lowest < before), 20, classes=1, longest=0.3)
 
 
 def _mistrust(climb: Climb, every: Tensor) -> None:
@@ -147,32 +167,38 @@ def _mistrust(climb: Climb, every: Tensor) -> None:
     close = every | known.near(2.5)
     climb.run(deaf & close, "fab_targeted", "boundary", num_targets=3, steps=50, stop_at_epsilon=True)
     if climb.threat.norm != "linf":
-        climb.run(deaf & (every | known.near(1.0)), "nearest", steps=1000)
-    flat = known.far(FLAT) | (known.far(4.0) & known.astray(0.1)) | (known.far(0.1) & (known.fall > 2 * known.expected))
+        climb.run(deaf & (every | known.near(1.0)), "nearest", steps=1000, stop_at_epsilon=True)
+    lost = known.far(FLAT)
+    flat = lost | (known.far(4.0) & known.astray(0.1)) | (known.far(0.1) & (known.fall > 2 * known.expected))
     climb.race(every | flat)
+    ratio = "dlr" if climb.model.classes(climb.x) >= LOSSES["dlr"].classes else "margin"
+    climb.run(every | lost, "apgd", "ratio", loss=ratio, steps=5)
     climb.run(every | (flat & (known.fall >= 0.1 * known.clean)), "apgd", "flat", loss="margin", steps=20)
 
 
 def _search(climb: Climb, every: Tensor) -> None:
     """Search by scores where gradients may mislead, and go on as far as what scores lack leaves room for a success.
 
-    Ten queries tell where scores alone move nothing. Where gradients are a guide, 50 and 300 queries of Square lower the margin by about a fifth and two fifths of what
-    the descents did, less than half of what even a sample at the boundary needs; where they are not, by as much as the
-    descents or more. Samples that come near just as their gradient says get a glance at a few points beside the way: what
+    Ten queries tell where scores alone move nothing. Where gradients are a guide, 50 and 300 queries of Square lower the
+    margin by about a fifth and two fifths of what the descents did, less than half of what even a sample at the boundary
+    needs; where they are not, by as much as the descents or more. What Square leaves below the descents is followed along
+    the gradient. Samples that come near just as their gradient says get a glance at a few points beside the way: what
     is hidden from a gradient shows there. Samples of which neither gradients nor scores tell anything are searched from
     the other side of the boundary.
     """
-    known = climb.known
+    known, by_gradients = climb.known, climb.known.lowest.clone()
     fall, odd = known.fall, known.odd(0.05)
     still = ~known.broken & (fall < 0.01 * known.clean)
     asked = every | (odd & (known.near(0.6) | still)) | known.astray(0.5)
     by_scores = climb.run(asked, "square", queries=10)
+    # What is near although the gradient promised more is hidden from it, and ten queries may miss it too.
+    short = known.near(0.3) & (fall < SHORT * known.expected)
     stirred = every | (by_scores.abs() >= STIRRED * known.clean)
     by_scores = torch.maximum(by_scores, climb.run(asked & stirred, "square", queries=50))
     flat = asked & (torch.maximum(fall, by_scores) < 0.01 * known.clean)
     # A gradient that 50 queries outdo is no guide, even where scores alone would not get there.
     beaten = (by_scores >= fall) & (by_scores >= 0.01 * known.clean)
-    asked &= every | (known.clean <= 2.8 * by_scores) | (known.near(0.1) & (known.clean <= 5.0 * by_scores))
+    asked &= every | (known.clean <= 2.8 * by_scores) | (known.near(0.1) & (known.clean <= 5.0 * by_scores)) | short
     doubted = ((asked | still) & odd & ~flat) | (known.odd(0.15) & known.near(2.0)) | (beaten & known.astray(0.5))
     told = climb.agreement(climb.doubtful(doubted | known.near(0.3) | (odd & known.near(0.7))))
     misled = (told < MISLED) & (every | known.near(2.0) | (by_scores >= 0.02 * known.clean))
@@ -187,6 +213,7 @@ def _search(climb: Climb, every: Tensor) -> None:
     before, by_scores = by_scores, climb.run(asked, "square", queries=1000)
     rising = by_scores - before >= 0.75 * (known.clean - by_scores)
     climb.run(asked & (every | (rising & (known.clean <= 1.25 * by_scores))), "square")
+    climb.follow(known.near(0.1) & (known.lowest < by_gradients), 20, classes=1, longest=0.3)
     _surround(climb, flat, every)
 
 

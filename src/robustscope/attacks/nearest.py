@@ -82,6 +82,7 @@ def nearest(
     targets: Tensor | None = None,
     steps: int = 1000,
     num_targets: int = 9,
+    stop_at_epsilon: bool = False,
 ) -> AttackResult:
     """Meet an adversarial example of every class, then draw the nearest of them in.
 
@@ -101,6 +102,7 @@ def nearest(
         targets: unused; the attack chooses its own, and is untargeted as a whole.
         steps: steps in all, each one row forward and one backward, >= 1; every part makes one step at least.
         num_targets: most other classes that any part is sent towards, >= 1; all of them where there are fewer.
+        stop_at_epsilon: end the search of a sample with its first example within the radius.
 
     Returns:
         The nearest adversarial point met for each sample, projected on the threat set where it lies outside; ``x``
@@ -116,13 +118,13 @@ def nearest(
     check_positive(steps=steps)
     if num_targets < 1:
         raise InvalidValue(f"num_targets={num_targets} was given", "1 or more is allowed", "The default is 9.")
-    search = Search(model, x, y, threat)
+    search = Search(model, x, y, threat, stop_at_epsilon=stop_at_epsilon)
     if not len(x):
         return search.result()
     everyone = torch.arange(len(x), device=x.device)
     logits, _ = search.logits(everyone, x)
     others = search.rivals(logits, everyone, num_targets)
-    parts = _Parts(search, search.rows(), draws)
+    parts = _Parts(search, draws, stop_at_epsilon)
     if not len(parts.rows):
         return search.result()
     if threat.norm == "l0":
@@ -161,14 +163,13 @@ class _Parts:
     """Runs the parts of an attack on the samples of one search, and gives it their nearest examples and counts.
 
     Args:
-        search: of the whole attack.
-        rows: int64 (b,), its samples that are attacked.
+        search: of the whole attack; its samples that are not finished yet are attacked.
         draws: random numbers of all its samples.
+        stop_at_epsilon: whether a sample is finished with its first example within the radius.
     """
 
-    def __init__(self, search: Search, rows: Tensor, draws: Draws) -> None:
-        self.search, self.rows, self.draws = search, rows, draws
-        self.threat = replace(search.threat, epsilon=math.inf)
+    def __init__(self, search: Search, draws: Draws, stop_at_epsilon: bool) -> None:
+        self.search, self.rows, self.draws, self.stop_at_epsilon = search, search.rows(), draws, stop_at_epsilon
 
     def reach(self, goals: Tensor, clean: Tensor, settings: fab.Settings) -> Search:
         """Find an example of the classes ``goals`` (B,) by FAB, or else by plain steps towards them."""
@@ -178,7 +179,8 @@ class _Parts:
             def plane(rows: Tensor, points: Tensor) -> tuple[Tensor, Tensor]:
                 return boundary(part, rows, points, goals)
 
-            fab.walk(part, plane, (part.rows(), part.x), clean, settings)
+            rows = part.rows()
+            fab.walk(part, plane, (rows, part.x[rows]), clean, settings)
             _outward(part, plane)
 
         return self._run("reach", work)
@@ -187,7 +189,8 @@ class _Parts:
         """Walk on from ``points`` (b, *S), examples at distances ``away`` (b,); or from x where that is inf."""
 
         def work(part: Search) -> None:
-            part.x_adv, part.distance = points.clone(), away.clone()
+            rows = part.rows()
+            part.x_adv[rows], part.distance[rows] = points[rows], away[rows]
             fmn.walk(part, points, torch.where(away.isinf(), 0, away).to(points.dtype), schedule)
 
         return self._run("draw_in", work)
@@ -196,20 +199,26 @@ class _Parts:
         """Run a registered attack, towards ``goals`` (B,) if given."""
         card, towards = ATTACKS[name], None if goals is None else goals[self.rows]
         settings, draws = card.resolve(parameters), self.draws.select(self.rows).within(name)
+        threat = replace(self.search.threat, epsilon=math.inf)
 
         def work(part: Search) -> None:
-            found = card.function(part.model, part.x, part.y, self.threat, draws=draws, targets=towards, **settings)
+            rows = part.rows()
+            x, own, goal = part.x[rows], draws.select(rows), None if towards is None else towards[rows]
+            found = card.function(part.model, x, part.y[rows], threat, draws=own, targets=goal, **settings)
             # Minimum-norm attacks return an adversarial example, which is judged already, or the input itself.
-            away = balls.distance(self.threat.norm, part.x, found.x_adv)
-            part.x_adv, part.distance = found.x_adv, torch.where(away > 0, away, math.inf)
-            part.forward, part.backward = found.forward, found.backward
+            away = balls.distance(threat.norm, x, found.x_adv)
+            part.x_adv[rows], part.distance[rows] = found.x_adv, torch.where(away > 0, away, math.inf)
+            part.forward[rows], part.backward[rows] = found.forward, found.backward
 
         return self._run(name, work)
 
     def _run(self, name: str, work: Callable[[Search], None]) -> Search:
         """Let ``work`` search on its own, and keep what is nearer than before."""
         whole, rows = self.search, self.rows
-        part = Search(whole.model, whole.x[rows], whole.y[rows], self.threat)
+        threat = whole.threat.select(rows)
+        part = Search(whole.model, whole.x[rows], whole.y[rows], threat, stop_at_epsilon=self.stop_at_epsilon)
+        over = (~whole.unfinished(rows)).nonzero()[:, 0]
+        part.x_adv[over], part.distance[over] = whole.x_adv[rows[over]], whole.distance[rows[over]]
         place, done = resume.recall(name)
         if done is not None:
             part.restore(done)

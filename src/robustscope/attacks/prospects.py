@@ -61,6 +61,11 @@ class Prospects:
         """How far the margin has fallen, (B,)."""
         return self.clean - self.lowest
 
+    @property
+    def lack(self) -> Tensor:
+        """What the radius lacks, as a share of itself: (B,), below 0 once broken, inf where the margin has not fallen."""
+        return torch.where(self.fall > 0, self.lowest / self.fall, torch.inf)
+
     def near(self, share: float) -> Tensor:
         """Tell which samples would be broken, were the radius larger by ``share`` of itself: bool (B,).
 

@@ -17,8 +17,12 @@ from robustscope.models.classifier import Classifier
 STEPS = 10
 """Steps of a descent that stays in the race."""
 
-SAMPLES = {1: 0.99, 2: 0.95, 3: 0.9, 4: 0.8, 5: 0.6, 6: 0.4}
-"""After so many steps, the share of the clean margin that the best descent of a sample may have left for any to go on."""
+EARLY, BELOW = {1: 0.9, 2: 0.6}, 0.99
+"""After so many steps, the share of the clean margin that the best descent of a sample may have left for any to go on, unless
+it is below such a share of the smallest margin known before the race."""
+
+SAMPLES = {4: 0.8, 5: 0.6, 6: 0.4}
+"""The same later on, whatever was known before."""
 
 DESCENTS = {4: 0.9, 5: 0.8, 6: 0.5}
 """The same for each descent by itself."""
@@ -97,14 +101,21 @@ class Field:
 
 
 def race(
-    model: Classifier, x: Tensor, y: Tensor, order: Tensor, threat: ThreatModel, start: Tensor, clean: Tensor
+    model: Classifier,
+    x: Tensor,
+    y: Tensor,
+    order: Tensor,
+    threat: ThreatModel,
+    start: Tensor,
+    clean: Tensor,
+    known: Tensor,
 ) -> Race:
     """Descend towards each of the classes ``order`` from one point, and give up descents and samples that stay behind.
 
     The targeted difference-of-logits ratio is ascended, as in Auto-PGD, with the steps and the momentum of a descent of
     the ladder. All descents of a sample begin at the same point, so that the first gradients take one row forward. Around
-    a flat margin it takes a few large steps to leave the plateau, and what has left it shows soon: ``SAMPLES`` and
-    ``DESCENTS`` say when the others are given up. A descent whose gradient is zero at the start is none.
+    a flat margin it takes a few large steps to leave the plateau, and what has left it shows soon: ``EARLY``, ``SAMPLES``
+    and ``DESCENTS`` say when the others are given up. A descent whose gradient is zero at the start is none.
 
     Args:
         model: classifier under attack.
@@ -114,6 +125,7 @@ def race(
         threat: linf, l2 or l1; radius and bounds.
         start: (B, *S), where all descents begin, inside the threat set.
         clean: (B,), margins at ``x``.
+        known: (B,), smallest margins that other descents have met.
     """
     found, field = Race.at(start), Field.of(start, order.shape[1])
     loss = towards("dlr", model.classes(x))
@@ -147,6 +159,8 @@ def race(
         found.forward += torch.bincount(rows, minlength=len(x))
         found.see(field, margin(logits, y[rows]), is_adversarial(logits, y[rows]))
         going = ~found.solved[rows]
+        if step in EARLY:
+            going &= found.lowest[rows] <= torch.maximum(EARLY[step] * clean, BELOW * known)[rows]
         if step in SAMPLES:
             going &= found.lowest[rows] <= SAMPLES[step] * clean[rows]
         if step in DESCENTS:
