@@ -51,11 +51,11 @@ def command(
     settings = Settings(samples=samples, seed=seed, batch_size=batch_size, threads=threads, device=device)
     from robustscope.analyses.masks import mask_summary
     from robustscope.core.files import write_text
+    from robustscope.core.threads import torch_threads
     from robustscope.data.masks import load_masks
     from robustscope.data.selection import select
     from robustscope.reports.formats import native
     from robustscope.reports.masks import render_masks
-    from robustscope.runs.engines.local import torch_threads
     from robustscope.runs.masks import evaluate_masked_data
     from robustscope.runs.plan import attack_specs, load_subjects
 
