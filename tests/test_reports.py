@@ -384,5 +384,5 @@ def test_a_picture_of_nothing_is_not_needed(run):
 
 def test_templates_lie_inside_the_package():
     folder = Path(robustscope.reports.__file__).parent / "templates"
-    pages = {f"{name}.html.j2" for name in ("report", "card", "shifts", "study", "training", "video")}
+    pages = {f"{name}.html.j2" for name in ("report", "atlas", "card", "shifts", "study", "training", "video")}
     assert {path.name for path in folder.iterdir()} == {*pages, "report.css"}
