@@ -46,7 +46,8 @@ def read_claims(folder: str | Path) -> list[Record]:
         absent = [key for key in _KEYS if key not in record]
         if absent:
             raise CorruptRun(f"{path} has no {absent[0]!r}", "the file as written is allowed", RESTORE)
-        records.append(record)
+        words = {name: text.replace("`", "") for name, text in record["about"].items()}  # Markdown of docstrings
+        records.append({**record, "about": words})
     return records
 
 
@@ -260,7 +261,8 @@ def render_atlas(records: Sequence[Record], failed: Mapping[str, str], command: 
     told = facts(records)
     blocks.append(
         (f"Command: `{command}`. " if command else "")
-        + f"Revision {safe(told['revision'])}; {safe(told['versions'])}; seed {told['seeds']}; {told['time']} in all."
+        + f"Revision {safe(told['revision'])}; {safe(told['versions'])}; seed {told['seeds']}; {told['time']} when "
+        "networks and attacks that claims share are counted for each."
     )
     blocks += [f"- **{safe(name)}** could not be tested: {safe(why)}" for name, why in failed.items()]
     for topic, group in _by_topic(records).items():
