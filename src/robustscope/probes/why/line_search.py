@@ -45,7 +45,7 @@ COLUMNS = {
     gaps=dict.fromkeys(COLUMNS, "no error on the grid of steps, or a gradient of zero"),
     invariant={name: ("scale", "shift") if name.startswith("hot_cold") else ("shift",) for name in COLUMNS},
     quick={"points": 16, "halvings": 4},
-    brief={"points": 24, "halvings": 6},
+    brief={"points": 12, "halvings": 5},
 )
 def line_search(
     model: Classifier,

@@ -49,7 +49,7 @@ Z = 1.959963984540054
         ("scale", "shift"),
     ),
     quick={"sigma": 0.6, "copies": 20, "steps": 5},
-    brief={"copies": 30, "steps": 8, "rivals": 4},
+    brief={"copies": 20, "steps": 6, "rivals": 4},
 )
 def noise_error(
     model: Classifier,

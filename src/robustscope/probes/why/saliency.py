@@ -55,7 +55,7 @@ COLUMNS = {
     gaps=dict.fromkeys(COLUMNS, "the map is zero everywhere"),
     invariant=dict.fromkeys(COLUMNS, ("scale", "shift")),
     quick={"noises": 4, "steps": 6},
-    brief={"noises": 8, "steps": 8},
+    brief={"noises": 6, "steps": 6},
 )
 def saliency(
     model: Classifier,
